@@ -1,0 +1,244 @@
+"""The settings of every stage, typed and checked, with three presets.
+
+`paper` repeats appendix B of Demir and Niethammer (MIDL 2024) to the letter, `default` is what this project recommends,
+`quick` is `default` cut down to minutes on a CPU. A YAML file names a preset and what differs from it; unknown keys are
+refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PresetName = Literal["paper", "default", "quick"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrealignConfig(_Section):
+    """Affine map of every image into study space, before anything is learned."""
+
+    method: Literal["affine", "moments", "none"] = "affine"
+    working_size: int = Field(96, ge=16, description="longest side in voxels of the images that are aligned")
+    max_rotation_degrees: float = Field(
+        30.0, ge=0, le=180, description="largest in-plane turn that is searched"
+    )
+
+
+class AugmentationConfig(_Section):
+    """Multiplying the labelled images by registering them to unlabelled ones (paper, Eq. 1, B.2)."""
+
+    method: Literal["velocity", "gradicon", "elastic", "none"] = "velocity"
+    samples: int = Field(150, ge=0, description="labelled samples to make")
+    working_downsampling: int = Field(
+        2, ge=1, description="factor by which images are shrunk while registered"
+    )
+    iterations: int = Field(60, ge=1, description="optimisation steps a batch of pairs (velocity)")
+    smoothness: float = Field(
+        1.0, ge=0, description="weight of the regulariser (velocity: bending; gradicon: λ)"
+    )
+    lncc_sigma: float = Field(3.0, gt=0, description="σ of the LNCC window, in voxels (paper: 3)")
+    min_similarity: float = Field(0.3, description="pairs whose LNCC stays below this are dropped")
+    learning_rate: float = Field(0.1, gt=0, description="of the optimiser (gradicon in the paper: 5e-5)")
+    steps_per_stage: int = Field(20_000, ge=1, description="training steps a stage (gradicon)")
+    batch_size: int = Field(32, ge=1)
+    elastic_control_points: int = Field(3, ge=2, description="control points an axis (elastic; paper: 3)")
+    elastic_sigma: float = Field(
+        3.0, gt=0, description="standard deviation of their displacement, voxels (paper: 3)"
+    )
+
+
+class SegmentationConfig(_Section):
+    """The segmentation network of the source modality (paper, 3.2, B.2)."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    residual_units: int = Field(2, ge=0)
+    loss: Literal["dice_ce", "dice"] = "dice_ce"
+    steps: int = Field(2000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights; 0 uses the last weights")
+    spatial_augmentation: bool = True
+    intensity_augmentation: bool = True
+    augmented_share: float = Field(
+        0.5, ge=0, le=1, description="share of a batch drawn from the augmented samples"
+    )
+
+
+class AdaptationConfig(_Section):
+    """From the source network to one for the target modality, without target labels (paper, 3.3, Eq. 2 and 3)."""
+
+    method: Literal["self_training", "cyclegan", "none"] = "self_training"
+    source_labels: Literal["labels", "labels_predictions", "labels_augmentation"] = "labels_augmentation"
+    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(4, ge=1)
+    # self-training
+    randomised_steps: int = Field(1500, ge=0, description="steps on contrast-randomised source images")
+    teacher_steps: int = Field(500, ge=0, description="steps with the mean teacher's labels on target images")
+    teacher_decay: float = Field(0.99, ge=0, lt=1)
+    teacher_confidence: float = Field(
+        0.8, ge=0, le=1, description="images whose mean confidence is lower are left out"
+    )
+    # cyclegan
+    epochs: int = Field(400, ge=1)
+    generator_filters: int = Field(64, ge=1)
+    generator_blocks: int = Field(9, ge=1)
+    discriminator_filters: int = Field(64, ge=1)
+    lambda_gan: float = Field(1.0, ge=0)
+    lambda_cycle: float = Field(10.0, ge=0)
+    lambda_semantic: float = Field(5.0, ge=0)
+    # both
+    vanished_share: float = Field(
+        0.2, ge=0, le=1, description="a structure smaller than this share of its usual size has vanished"
+    )
+
+
+class RegistrationConfig(_Section):
+    """The registration network on segmentations (paper, 3.4, Eq. 4) and the refinement of a pair."""
+
+    steps: int = Field(1500, ge=0, description="training steps of the network; 0 leaves it out")
+    batch_size: int = Field(8, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    lambda_inverse_consistency: float = Field(1.5, ge=0)
+    working_downsampling: int = Field(
+        2, ge=1, description="factor by which segmentations are shrunk for the network"
+    )
+    refinement_steps: int = Field(
+        100, ge=0, description="optimisation steps a pair at inference; 0 leaves it out"
+    )
+    refinement_smoothness: float = Field(0.1, ge=0)
+
+
+class TrainingConfig(_Section):
+    """What all stages share."""
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
+    checkpoint_seconds: float = Field(60.0, gt=0, description="time between two checkpoints")
+
+
+class Config(_Section):
+    """All settings of a study."""
+
+    preset: PresetName = "default"
+    training: TrainingConfig = TrainingConfig()
+    prealign: PrealignConfig = PrealignConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
+    adaptation: AdaptationConfig = AdaptationConfig()
+    registration: RegistrationConfig = RegistrationConfig()
+
+
+_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {},
+    "quick": {
+        "augmentation": {"samples": 40, "iterations": 40},
+        "segmentation": {"steps": 300, "batch_size": 4},
+        "adaptation": {"randomised_steps": 300, "teacher_steps": 100, "epochs": 10},
+        "registration": {"steps": 150, "batch_size": 4, "refinement_steps": 60},
+    },
+    "paper": {
+        "augmentation": {
+            "method": "gradicon",
+            "samples": 0,
+            "steps_per_stage": 20_000,
+            "batch_size": 32,
+            "learning_rate": 5e-5,
+            "smoothness": 1.5,
+            "working_downsampling": 1,
+            "min_similarity": -1.0,
+        },
+        "segmentation": {
+            "channels": (4, 8, 16, 32, 64, 128),
+            "strides": (1, 1, 1, 1, 1),
+            "residual_units": 8,
+            "loss": "dice",
+            "schedule": "constant",
+            "ema_decay": 0.0,
+            "spatial_augmentation": False,
+            "intensity_augmentation": False,
+            "augmented_share": 1.0,
+        },
+        "adaptation": {"method": "cyclegan", "batch_size": 1, "learning_rate": 2e-4},
+        "registration": {
+            "steps": 5000,
+            "batch_size": 32,
+            "learning_rate": 1e-4,
+            "working_downsampling": 1,
+            "refinement_steps": 0,
+        },
+    },
+}
+
+
+def preset(name: PresetName) -> Config:
+    """The settings called `name`."""
+    return Config.model_validate({"preset": name, **_PRESETS[name]})
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML file: `preset:` (default `default`) and the settings that differ from it.
+
+    Raises:
+        ValueError: naming the file, the key and the nearest known key, for anything that does not fit.
+    """
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from None
+    if record is None:
+        record = {}
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: expected settings by name, got {type(record).__name__}.")
+    return config_from_dict(record, where=str(path))
+
+
+def config_from_dict(record: dict[str, Any], where: str = "settings") -> Config:
+    """Settings from plain values, laid over the preset that `record["preset"]` names (else `default`).
+
+    Raises:
+        ValueError: naming `where`, the key and the nearest known key.
+    """
+    name = record.get("preset", "default")
+    if name not in _PRESETS:
+        raise ValueError(f"{where}: preset must be one of {', '.join(_PRESETS)}, got {name!r}.")
+    merged: dict[str, Any] = {"preset": name}
+    for section in {*_PRESETS[name], *record} - {"preset"}:
+        given = record.get(section, {})
+        if section in Config.model_fields and not isinstance(given, dict):
+            raise ValueError(f"{where}: {section} must hold settings by name, got {given!r}.")
+        base = _PRESETS[name].get(section, {})
+        merged[section] = {**base, **given} if isinstance(given, dict) else given
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write every setting as YAML, so that the file is complete by itself."""
+    from SegGuidedMMRegLib.study import write_text_atomically
+
+    write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']}, got {problem['input']!r}."
+    *parents, last = problem["loc"]
+    model: Any = Config
+    for parent in parents:
+        model = model.model_fields[parent].annotation
+    near = difflib.get_close_matches(str(last), model.model_fields, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(model.model_fields)}."
+    return f"unknown setting {key!r}; {hint}"
