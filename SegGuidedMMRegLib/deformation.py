@@ -1,9 +1,10 @@
 """Differentiable maps on the study grid, in torch: warp, compose, exponentiate, and look for folds.
 
-A displacement u has shape [N, d, *shape] and is measured in voxels; channel c runs along array axis c. It stands
-for the map φ(p) = p + u(p), from points of the fixed image to points of the moving image, so that
-`warp(moving, u)` lies on the fixed image. A stationary velocity field has the same shape; its exponential is a
-displacement that does not fold as long as the grid resolves it, and the exponential of its negative is the inverse.
+A displacement u has shape [N, d, *shape] and is measured in voxels; channel c runs along array axis c. It
+stands for the map φ(p) = p + u(p), from points of the fixed image to points of the moving image, so that
+`warp(moving, u)` lies on the fixed image. A stationary velocity field has the same shape; its exponential is
+a displacement that does not fold as long as the grid resolves it, and the exponential of its negative is the
+inverse.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ def border_fade(shape: tuple[int, ...], voxels: int, device: torch.device | str 
 def corner_jacobians(displacement: Tensor) -> Tensor:
     """Jacobian determinants of p + u(p) on every simplex of every cell, [N, K, *(shape - 1)].
 
-    K is 4 in 2D (a determinant for each corner of a cell) and 10 in 3D (8 corners and the two central tetrahedra).
-    The piecewise linear map does not fold if all are positive. Source: Liu et al., On finite difference Jacobian
-    computation in deformable image registration, IJCV 2024.
+    K is 4 in 2D (a determinant for each corner of a cell) and 10 in 3D (8 corners and the two central
+    tetrahedra). The piecewise linear map does not fold if all are positive. Source: Liu et al., On finite
+    difference Jacobian computation in deformable image registration, IJCV 2024.
     """
     dimension = displacement.shape[1]
     position = identity_voxels(tuple(displacement.shape[2:]), displacement.device) + displacement
