@@ -1,8 +1,8 @@
 """The settings of every stage, typed and checked, with three presets.
 
-`paper` repeats appendix B of Demir and Niethammer (MIDL 2024) to the letter, `default` is what this project recommends,
-`quick` is `default` cut down to minutes on a CPU. A YAML file names a preset and what differs from it; unknown keys are
-refused with the nearest known one.
+`paper` repeats appendix B of Demir and Niethammer (MIDL 2024) to the letter, `default` is what this project
+recommends, `quick` is `default` cut down to minutes on a CPU. A YAML file names a preset and what differs
+from it; unknown keys are refused with the nearest known one.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SegmentationConfig(_Section):
 
 
 class AdaptationConfig(_Section):
-    """From the source network to one for the target modality, without target labels (paper, 3.3, Eq. 2 and 3)."""
+    """From the source network to one for the target, without target labels (paper, 3.3, Eq. 2, 3)."""
 
     method: Literal["self_training", "cyclegan", "none"] = "self_training"
     source_labels: Literal["labels", "labels_predictions", "labels_augmentation"] = "labels_augmentation"
@@ -226,7 +226,7 @@ def config_from_dict(record: dict[str, Any], where: str = "settings") -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """Write every setting as YAML, so that the file is complete by itself."""
-    from SegGuidedMMRegLib.study import write_text_atomically
+    from SegGuidedMMRegLib.files import write_text_atomically
 
     write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 

@@ -1,0 +1,128 @@
+"""`study.yaml`: what may stand in it, and clear words where something else does.
+
+A study can come from a stranger: the file is read with the safe loader, every value is checked by hand (so
+that the message names the entry), and no path may lead out of the study folder. Nothing here opens an image.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+FORMAT = 1
+FORBIDDEN_IN_NAMES = '/\\<>:"|?*'
+
+
+class StudyError(ValueError):
+    """A study, or a request to one, that does not fit. The message says what and what to do."""
+
+
+def check_name(name: object, what: str) -> str:
+    """`name` if it can be a file and folder name on every system: letters of any script, spaces, `-_.`.
+
+    Raises:
+        StudyError: for an empty name, one with a character of `FORBIDDEN_IN_NAMES` or a control character,
+        with
+            `--` (which separates moving from fixed), a dot or space at an end, or more than 120 characters.
+    """
+    fits = (
+        isinstance(name, str)
+        and 0 < len(name) <= 120
+        and not any(c in FORBIDDEN_IN_NAMES or not c.isprintable() for c in name)
+        and "--" not in name
+        and name == name.strip(" .")
+    )
+    if not fits:
+        raise StudyError(
+            f"{what}: {name!r} can't be used as a name. Use letters, digits, spaces, '-', '_' and '.', not "
+            f"{FORBIDDEN_IN_NAMES!r} or '--', and no dot or space at an end."
+        )
+    return str(name)
+
+
+def check_inside(path: object, what: str) -> str:
+    """`path` if it is relative and stays inside the study folder.
+
+    Raises:
+        StudyError: for absolute paths, drive letters, backslashes and `..`.
+    """
+    fits = (
+        isinstance(path, str)
+        and path != ""
+        and "\\" not in path
+        and "\0" not in path
+        and not PurePosixPath(path).is_absolute()
+        and not PureWindowsPath(path).drive
+        and ".." not in PurePosixPath(path).parts
+    )
+    if not fits:
+        raise StudyError(f"{what}: the path must be relative and inside the study folder, got {path!r}.")
+    return str(path)
+
+
+def resolve_inside(folder: Path, relative: str) -> Path:
+    """The file `relative` of the study, also after links are followed.
+
+    Raises:
+        StudyError: if a symbolic link leads out of `folder`.
+    """
+    path = folder / check_inside(relative, str(folder))
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise StudyError(
+            f"{path} is a link that leads out of the study folder; put a copy of the file there."
+        )
+    return path
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The file as plain values.
+
+    Raises:
+        FileNotFoundError: saying how to make a study, if there is none.
+        StudyError: if it is not YAML, or of a later format.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} is not a study: there is no {path.name}. `segmmreg new` makes one."
+        )
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not readable as YAML: {error}") from None
+    record = mapping(record, str(path))
+    if record.get("format") != FORMAT:
+        raise StudyError(
+            f"{path}: format {record.get('format')!r} is not the format {FORMAT} that this version reads; "
+            "update SegGuidedMMReg, or make the study anew."
+        )
+    return record
+
+
+def mapping(value: object, where: str) -> dict[str, Any]:
+    """`value` as names and values, or StudyError."""
+    if not isinstance(value, dict):
+        raise StudyError(f"{where}: expected names with values, got {type(value).__name__}.")
+    return value
+
+
+def sequence(value: object, where: str) -> list[Any]:
+    """`value` as a list, or StudyError."""
+    if not isinstance(value, list):
+        raise StudyError(f"{where}: expected a list, got {type(value).__name__}.")
+    return value
+
+
+def check_keys(record: dict[str, Any], required: Iterable[str], optional: Iterable[str], where: str) -> None:
+    """Raise StudyError for keys that are missing or unknown (with the nearest known one)."""
+    required, known = list(required), [*required, *optional]
+    if missing := [key for key in required if key not in record]:
+        raise StudyError(f"{where}: {', '.join(missing)} missing.")
+    for key in record:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
+            raise StudyError(f"{where}: unknown entry {key!r}; {hint}")
