@@ -1,0 +1,93 @@
+"""Segmentation networks: MONAI's residual U-Net, at full resolution (paper, B.2) or strided, in 2D and 3D."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch.nn.functional as F
+import yaml
+from monai.networks.nets.unet import UNet
+from torch import Tensor, nn
+
+from SegGuidedMMRegLib.config import SegmentationConfig
+from SegGuidedMMRegLib.files import write_text_atomically
+from SegGuidedMMRegLib.networks.weights import load_weights
+
+_FILE = "network.yaml"
+
+
+class SegmentationNetwork(nn.Module):
+    """Image [N, 1, *shape] with values in [0, 1] to logits [N, 1 + structures, *shape], for any shape.
+
+    Source: Kerfoot et al., Left-ventricle quantification using residual U-Net, STACOM 2018.
+    """
+
+    def __init__(self, dimension: int, structures: int, config: SegmentationConfig) -> None:
+        super().__init__()
+        self.multiple = math.prod(config.strides)
+        self.unet = UNet(
+            spatial_dims=dimension,
+            in_channels=1,
+            out_channels=1 + structures,
+            channels=config.channels,
+            strides=config.strides,
+            num_res_units=config.residual_units,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits on the grid of `image`, which is continued by its border up to what the strides divide."""
+        missing = [-n % self.multiple for n in image.shape[2:]]
+        if not any(missing):
+            return self.unet(image)
+        pad = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
+        logits = self.unet(F.pad(image, pad, mode="replicate"))
+        inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, image.shape[2:], strict=True))
+        return logits[(..., *inner)]
+
+
+def build_segmentation_network(
+    dimension: int, structures: int, config: SegmentationConfig
+) -> SegmentationNetwork:
+    """An untrained network for `structures` structures and background.
+
+    Raises:
+        ValueError: if the settings do not fit together.
+    """
+    if dimension not in (2, 3):
+        raise ValueError(f"A segmentation network is for 2 or 3 dimensions, got {dimension}.")
+    if structures < 1:
+        raise ValueError(f"A segmentation network needs at least one structure, got {structures}.")
+    if len(config.channels) < 2 or len(config.strides) != len(config.channels) - 1:
+        raise ValueError(
+            f"segmentation.strides needs one entry less than segmentation.channels (at least two), got "
+            f"{len(config.strides)} and {len(config.channels)}."
+        )
+    return SegmentationNetwork(dimension, structures, config)
+
+
+def describe_network(folder: Path, dimension: int, structures: list[str], config: SegmentationConfig) -> None:
+    """Write beside the weights in `folder` what `load_segmentation_network` needs to build the network."""
+    record = {
+        "dimension": dimension,
+        "structures": list(structures),
+        "segmentation": config.model_dump(mode="json"),
+    }
+    write_text_atomically(folder / _FILE, yaml.safe_dump(record, sort_keys=False))
+
+
+def load_segmentation_network(folder: Path) -> SegmentationNetwork:
+    """The trained network of the stage folder `folder`, on the CPU, ready for inference.
+
+    Raises:
+        ValueError: if the folder holds no trained network, or one that does not fit its description.
+    """
+    path = folder / _FILE
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = SegmentationConfig.model_validate(record["segmentation"])
+        network = build_segmentation_network(record["dimension"], len(record["structures"]), config)
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
+    load_weights(network, folder / "weights.safetensors")
+    return network.eval()
