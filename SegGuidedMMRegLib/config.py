@@ -82,6 +82,7 @@ class AdaptationConfig(_Section):
     batch_size: int = Field(4, ge=1)
     # self-training
     randomised_steps: int = Field(1500, ge=0, description="steps on contrast-randomised source images")
+    randomised_from: Literal["source", "fresh"] = Field("source", description="first weights of these steps")
     teacher_steps: int = Field(500, ge=0, description="steps with the mean teacher's labels on target images")
     teacher_decay: float = Field(0.99, ge=0, lt=1)
     teacher_confidence: float = Field(
@@ -99,6 +100,9 @@ class AdaptationConfig(_Section):
     vanished_share: float = Field(
         0.2, ge=0, le=1, description="a structure smaller than this share of its usual size has vanished"
     )
+    collapsed_images: float = Field(
+        0.3, ge=0, le=1, description="vanished from a larger share of the target images, it has collapsed"
+    )
 
 
 class RegistrationConfig(_Section):
@@ -114,7 +118,15 @@ class RegistrationConfig(_Section):
     refinement_steps: int = Field(
         100, ge=0, description="optimisation steps a pair at inference; 0 leaves it out"
     )
-    refinement_smoothness: float = Field(0.1, ge=0)
+    affine: bool = Field(
+        True, description="align the two segmentations affinely first, where that raises their Dice"
+    )
+    refinement_rate: float = Field(
+        0.3, gt=0, description="step of the optimiser, nodes of the velocity field"
+    )
+    refinement_smoothness: float = Field(
+        0.1, ge=0, description="weight of the velocity's squared gradient (mm a mm)"
+    )
 
 
 class TrainingConfig(_Section):
@@ -174,6 +186,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 32,
             "learning_rate": 1e-4,
             "working_downsampling": 1,
+            "affine": False,
             "refinement_steps": 0,
         },
     },

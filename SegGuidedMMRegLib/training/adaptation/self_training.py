@@ -1,0 +1,210 @@
+"""Adaptation without image translation: contrast-randomised source images, then a mean teacher on target
+images.
+
+First the network learns the labelled anatomy under any contrast, and under those of the target images in
+particular (`appearance`). Then an average of its weights over time, the teacher, labels target images; the
+network learns these soft labels on noisier versions of the images (Tarvainen and Valpola, Mean teachers,
+2017), beside source images that keep it from drifting. An image counts only if the teacher is confident and
+no structure is missing from it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from SegGuidedMMRegLib.deformation import soft_dice, warp
+from SegGuidedMMRegLib.losses import segmentation_loss
+from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network
+from SegGuidedMMRegLib.training.adaptation.collapse import confidence, structure_sizes
+from SegGuidedMMRegLib.training.adaptation.task import (
+    AdaptationTask,
+    Snapshot,
+    SourceSamples,
+    predict_labels,
+    rarity_weights,
+)
+from SegGuidedMMRegLib.training.appearance import AppearanceMix, degrade, quantile_table, recolour
+from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle, seed_of
+from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
+
+_TEACHER_RATE = 0.3
+"""Learning rate of the mean teacher phase, as a share of `adaptation.learning_rate`."""
+
+
+class RandomisedSource:
+    """Source samples that look different each time, many of them like target images.
+
+    Args:
+        samples: to draw from.
+        target_images: [M, 1, *shape], whose histograms are taken over.
+        spacing: mm of a voxel along each spatial axis.
+        mix: ways to change the appearance.
+    """
+
+    def __init__(
+        self, samples: SourceSamples, target_images: Tensor, spacing: tuple[float, ...], mix: AppearanceMix
+    ) -> None:
+        self._samples = samples
+        self._quantiles = quantile_table(target_images)
+        self._spatial = SpatialAugmentation(spacing)
+        self._mix = mix
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images [count, 1, *shape] and class indices [count, *shape], moved and recoloured.
+
+        Moved after recolouring, so that what comes from outside the image is black, as in study space.
+        """
+        images, labels = self._samples.draw(count, generator)
+        images = recolour(images, labels, self._quantiles, self._mix, generator)
+        images, labels = self._spatial(images, labels, generator)
+        return degrade(images, self._mix, generator), labels
+
+
+class RandomisedStage(TrainableStage):
+    """Supervised training on `RandomisedSource`."""
+
+    def __init__(self, network: nn.Module, source: RandomisedSource, task: AdaptationTask) -> None:
+        super().__init__()
+        self._source, self._config = source, task.config
+        _prepare(self, network, task.config.adaptation.learning_rate, task)
+
+    def training_step(self, run: Run) -> dict[str, Tensor]:
+        images, labels = self._source.draw(self._config.adaptation.batch_size, run.generator)
+        loss = segmentation_loss(run.networks["network"](images), labels, self._config.segmentation.loss)
+        run.update(loss)
+        return {"loss": loss}
+
+
+class MeanTeacherStage(TrainableStage):
+    """Half of the loss on randomised source images, half on target images with the teacher's soft labels."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: RandomisedSource,
+        task: AdaptationTask,
+    ) -> None:
+        super().__init__()
+        config, target_images, usual = task.config, task.target_images, task.usual
+        self._source, self._config, self._target_images = source, config, target_images
+        self._smallest = config.adaptation.vanished_share * torch.tensor(
+            usual.median, device=target_images.device
+        )
+        sizes = structure_sizes(predict_labels(network, target_images), len(usual.median))
+        self._weights = rarity_weights(sizes).to(target_images.device)
+        self._spatial = SpatialAugmentation(task.spacing)
+        self._noise = AppearanceMix(bias=0.2, noise=0.06, blur_voxels=1.0)
+        rate = _TEACHER_RATE * config.adaptation.learning_rate
+        _prepare(self, network, rate, task)
+
+    def training_step(self, run: Run) -> dict[str, Tensor]:
+        settings = self._config.adaptation
+        images, labels = self._source.draw(settings.batch_size, run.generator)
+        on_source = segmentation_loss(run.networks["network"](images), labels, self._config.segmentation.loss)
+        target, soft_labels = self._pseudo_labelled(run)
+        counts = self._counts(soft_labels)
+        logits = run.networks["network"](degrade(target, self._noise, run.generator))
+        on_target = (counts * soft_label_loss(logits, soft_labels)).mean()
+        run.update(on_source + on_target)
+        return {"source": on_source, "target": on_target, "confident": counts.mean()}
+
+    def _pseudo_labelled(self, run: Run) -> tuple[Tensor, Tensor]:
+        """Target images [N, 1, *shape], moved, and the teacher's probabilities of them."""
+        teacher = run.averaged if run.averaged is not None else run.networks["network"]
+        count, shape = self._config.adaptation.batch_size, tuple(self._target_images.shape[2:])
+        rows = torch.multinomial(self._weights, count, replacement=True, generator=run.generator)
+        displacement = self._spatial.displacement(count, shape, run.generator)
+        images = warp(self._target_images[rows], displacement, padding="zeros")
+        with torch.no_grad(), run.fabric.autocast():
+            return images, teacher(images).float().softmax(1)
+
+    def _counts(self, probabilities: Tensor) -> Tensor:
+        """1 for images [N] that the teacher is sure of and where nothing is missing, else 0."""
+        sure = confidence(probabilities) >= self._config.adaptation.teacher_confidence
+        found = F.one_hot(probabilities.argmax(1).flatten(1), probabilities.shape[1]).sum(1)[:, 1:]
+        return (sure & (found >= self._smallest).all(1)).float()
+
+
+def soft_label_loss(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Cross-entropy plus 1 - Dice of the structures, against soft labels, image by image: [N]."""
+    cross_entropy = F.cross_entropy(logits, probabilities, reduction="none").flatten(1).mean(1)
+    return cross_entropy + 1 - soft_dice(logits.softmax(1)[:, 1:], probabilities[:, 1:]).mean(1)
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """Both phases, or only the first with a milder mix as a second try.
+
+    Attributes:
+        second_try: after a collapse: other random numbers, milder changes of appearance, no teacher.
+    """
+
+    second_try: bool = False
+
+    def snapshots(self, task: AdaptationTask) -> list[Snapshot]:
+        """Train the phases that have steps."""
+        settings = task.config.adaptation
+        found: list[Snapshot] = []
+        if settings.randomised_steps:
+            found.append(self._randomised(task))
+        if settings.teacher_steps and not self.second_try:
+            network = found[-1].network if found else task.source_network
+            found.append(self._taught(task, network))
+        return found
+
+    def _randomised(self, task: AdaptationTask) -> Snapshot:
+        name = "second_try" if self.second_try else "randomised"
+        stage = RandomisedStage(self._start(task), self._source(task), task)
+        _fit(stage, name, task.config.adaptation.randomised_steps, task)
+        return task.judged(name, stage.networks["network"])
+
+    def _taught(self, task: AdaptationTask, network: nn.Module) -> Snapshot:
+        start = copy.deepcopy(network).requires_grad_(True)
+        stage = MeanTeacherStage(start, self._source(task), task)
+        _fit(stage, "teacher", task.config.adaptation.teacher_steps, task)
+        return task.judged("teacher", stage.networks["network"], must_not_worsen=True)
+
+    def _source(self, task: AdaptationTask) -> RandomisedSource:
+        mix = AppearanceMix().milder() if self.second_try else AppearanceMix()
+        return RandomisedSource(task.samples, task.target_images, task.spacing, mix)
+
+    def _start(self, task: AdaptationTask) -> nn.Module:
+        if task.config.adaptation.randomised_from == "source":
+            return copy.deepcopy(task.source_network).requires_grad_(True)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(task.config.training.seed, "adaptation", "first weights"))
+            return build_segmentation_network(
+                len(task.spacing), len(task.usual.median), task.config.segmentation
+            )
+
+
+def _prepare(stage: TrainableStage, network: nn.Module, rate: float, task: AdaptationTask) -> None:
+    settings = task.config.adaptation
+    stage.networks = {"network": network}
+    stage.optimizers = {"network": torch.optim.AdamW(network.parameters(), lr=rate)}
+    stage.ema_decay = settings.teacher_decay
+    stage.schedule = one_cycle
+    stage.settings = {**settings.model_dump(mode="json"), "data": _sums(task)}
+    stage.memory_remedy = f"lower adaptation.batch_size (now {settings.batch_size})"
+
+
+def _fit(stage: TrainableStage, name: str, steps: int, task: AdaptationTask) -> None:
+    fit(
+        stage,
+        name=f"adaptation/{name}",
+        steps=steps,
+        folder=task.folder / name,
+        config=task.config.training,
+        reporter=task.reporter,
+    )
+
+
+def _sums(task: AdaptationTask) -> list[float]:
+    """Enough to notice that a checkpoint was made with other data."""
+    parts = (task.samples.images, task.samples.labels, task.samples.weights, task.target_images)
+    return [float(part.double().sum()) for part in parts]
