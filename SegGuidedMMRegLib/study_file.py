@@ -90,7 +90,8 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path.parent} is not a study: there is no {path.name}. `segmmreg new` makes one."
         )
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        record = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {error}") from None
     record = mapping(record, str(path))

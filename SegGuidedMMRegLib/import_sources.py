@@ -1,0 +1,332 @@
+"""What there is to import: images with the labels and landmarks that belong to them, from folders or from a
+list.
+
+Files belong together by name: `knee 7.png`, `knee 7.seg.nrrd`, `knee 7_label.nii.gz` and `knee
+7_landmarks.csv` are one case, "knee 7". Nothing is opened here but lists and tables.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from SegGuidedMMRegLib.cases import LabelUse, Role
+from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys
+
+_IMAGE_SUFFIXES = [
+    ".nii.gz",
+    ".nii",
+    ".seg.nrrd",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".dcm",
+    ".dicom",
+    ".ima",
+    ".hdr",
+    ".gipl",
+    ".gipl.gz",
+]
+_POINT_SUFFIXES = [".mrk.json", ".json", ".fcsv", ".csv"]
+_IMAGE_ENDING = re.compile(r"_0000$")
+_LABEL_ENDING = re.compile(r"[-_. ](seg|segm|segmentation|labels?|labelmap|mask|gt)$", re.IGNORECASE)
+_POINT_ENDING = re.compile(r"[-_. ](landmarks?|points|fiducials|f)$", re.IGNORECASE)
+_COLUMNS = ("case", "subject", "role", "mirrored", "label", "label_use", "landmarks", "spacing")
+_YES, _NO = {"true", "yes", "y", "1"}, {"false", "no", "n", "0", ""}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image that may become a case; None is "not said".
+
+    Attributes:
+        image: file, or folder of a DICOM series.
+        modality: its modality's name.
+        name: what the case will be called.
+        label, landmarks: the files that belong to it.
+        subject, role, mirrored, label_use: what a list or table says.
+        spacing_mm: a spacing for files that know none.
+    """
+
+    image: Path
+    modality: str
+    name: str
+    label: Path | None = None
+    landmarks: Path | None = None
+    subject: str | None = None
+    role: Role | None = None
+    mirrored: bool | None = None
+    label_use: LabelUse | None = None
+    spacing_mm: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates, and the files that were left aside with the reason."""
+
+    candidates: tuple[Candidate, ...]
+    aside: tuple[tuple[Path, str], ...] = ()
+
+
+def plain_name(path: Path, suffixes: Iterable[str] = _IMAGE_SUFFIXES) -> str:
+    """The file name without its format suffix (also `.nii.gz`, `.seg.nrrd`), in composed Unicode (NFC)."""
+    name = unicodedata.normalize("NFC", path.name)
+    for suffix in sorted(suffixes, key=len, reverse=True):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def clean_name(name: str) -> str:
+    """`name` with what no file system or this study can hold replaced by `_`."""
+    kept = "".join("_" if c in FORBIDDEN_IN_NAMES or not c.isprintable() else c for c in name)
+    return re.sub("-{2,}", "-", kept).strip(" .")[:120].strip(" .") or "case"
+
+
+# -- folders --------------------------------------------------------------------------------------------
+def from_folders(
+    modality: str, images: Sequence[Path], labels: Sequence[Path] = (), landmarks: Sequence[Path] = ()
+) -> Found:
+    """The images of some folders (or single files) with the labels and landmarks of the same names.
+
+    A subfolder of DICOM files is one image. Where labels lie beside the images, an ending such as `_seg` or
+    `_label` tells them apart.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        StudyError: if two label (or landmark) files fit one image.
+    """
+    paths, aside = _listed(images, _IMAGE_SUFFIXES)
+    label_paths, label_aside = _listed(labels, _IMAGE_SUFFIXES)
+    both = {p.resolve() for p in paths} & {p.resolve() for p in label_paths}
+    beside = {p for p in both if _LABEL_ENDING.search(plain_name(p)) or p.name.lower().endswith(".seg.nrrd")}
+    paths = [p for p in paths if p.resolve() not in beside]
+    label_paths = [p for p in label_paths if p.resolve() not in both - beside]
+    point_paths, point_aside = _listed(landmarks, _POINT_SUFFIXES)
+    by_label = _by_name(label_paths, _IMAGE_SUFFIXES, _LABEL_ENDING)
+    by_point = _by_name(point_paths, _POINT_SUFFIXES, _POINT_ENDING)
+    candidates = []
+    for path in paths:
+        names = (plain_name(path), _IMAGE_ENDING.sub("", plain_name(path)))
+        label = next((by_label.pop(n.casefold()) for n in names if n.casefold() in by_label), None)
+        points = next((by_point.pop(n.casefold()) for n in names if n.casefold() in by_point), None)
+        candidates.append(Candidate(path, modality, clean_name(names[1]), label, points))
+    lonely = [(p, "there is no image of this name") for p in (*by_label.values(), *by_point.values())]
+    return Found(tuple(candidates), (*aside, *label_aside, *point_aside, *lonely))
+
+
+def labels_by_name(labels: Sequence[Path]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Label files by the (casefolded) name of the image they belong to, and what was left aside."""
+    paths, aside = _listed(labels, _IMAGE_SUFFIXES)
+    return _by_name(paths, _IMAGE_SUFFIXES, _LABEL_ENDING), aside
+
+
+def landmarks_by_name(landmarks: Sequence[Path]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Landmark files by the (casefolded) name of the image they belong to, and what was left aside."""
+    paths, aside = _listed(landmarks, _POINT_SUFFIXES)
+    return _by_name(paths, _POINT_SUFFIXES, _POINT_ENDING), aside
+
+
+def _listed(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    found: list[Path] = []
+    aside: list[tuple[Path, str]] = []
+    for place in places:
+        if not place.exists():
+            raise FileNotFoundError(f"{place}: there is no such file or folder.")
+        if place.is_file():
+            found.append(place)
+            continue
+        for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
+            if path.is_dir():
+                series = any(_is_dicom(p) for p in path.iterdir() if p.is_file())
+                _put(path, series, found, aside, "a folder without DICOM files; name it by itself")
+            else:
+                fits = path.name.lower().endswith(tuple(suffixes)) or _is_dicom(path)
+                _put(path, fits, found, aside, "no known kind of file")
+    return found, aside
+
+
+def _put(path: Path, fits: bool, found: list[Path], aside: list[tuple[Path, str]], reason: str) -> None:
+    if fits:
+        found.append(path)
+    else:
+        aside.append((path, reason))
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _by_name(paths: Sequence[Path], suffixes: Sequence[str], ending: re.Pattern[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = ending.sub("", plain_name(path, suffixes)).casefold()
+        if name in found:
+            raise StudyError(
+                f"{found[name]} and {path} both belong to an image called {name!r}: keep one of them."
+            )
+        found[name] = path
+    return found
+
+
+# -- lists and tables -----------------------------------------------------------------------------------
+def from_list(path: Path, modalities: Mapping[str, str]) -> Found:
+    """The cases of a CSV (comma or semicolon) or YAML list: a row an image.
+
+    Columns: `image` and `modality`, and as wanted `case`, `subject`, `role` (train, validation, test),
+    `mirrored` (yes, no), `label`, `label_use` (training, evaluation), `landmarks`, `spacing` (mm, one number
+    or one an axis with spaces between). Paths are relative to the list.
+
+    Args:
+        path: the list.
+        modalities: accepted words and the modality that each means, such as "source" → "dxa", "dxa" → "dxa".
+
+    Raises:
+        FileNotFoundError: if there is no such list.
+        StudyError: naming list, row and column.
+    """
+    candidates = []
+    for where, row in _rows(path):
+        check_keys(row, ("image", "modality"), _COLUMNS, where)
+        word = str(row["modality"]).strip()
+        if word not in modalities:
+            raise StudyError(f"{where}: modality must be one of {', '.join(modalities)}, got {word!r}.")
+        image = _file(row, "image", path.parent, where)
+        if image is None:
+            raise StudyError(f"{where}: image is empty.")
+        name = _text(row, "case") or _IMAGE_ENDING.sub("", plain_name(image))
+        candidates.append(
+            Candidate(
+                image,
+                modalities[word],
+                clean_name(name),
+                _file(row, "label", path.parent, where),
+                _file(row, "landmarks", path.parent, where),
+                **_said(row, where),
+            )
+        )
+    if not candidates:
+        raise StudyError(f"{path}: the list holds no row.")
+    return Found(tuple(candidates))
+
+
+def with_table(candidates: Sequence[Candidate], table: Path) -> tuple[Candidate, ...]:
+    """The candidates with what a table says of them: subject, role, mirrored, label_use, spacing.
+
+    The table's rows are found by the column `file` (or `image`, `case`): a file name, with or without suffix.
+    Its further columns are ignored. Images that are not in the table stay as they are.
+
+    Raises:
+        StudyError: naming table, row and column; also if the table names none of the images.
+    """
+    from dataclasses import replace
+
+    rows: dict[str, dict[str, Any]] = {}
+    for where, row in _rows(table):
+        key = next((k for k in ("file", "image", "case") if _text(row, k)), None)
+        if key is None:
+            raise StudyError(f"{where}: a column `file` with the name of the image is needed.")
+        rows[plain_name(Path(_text(row, key) or "")).casefold()] = _said(row, where)
+    said = [rows.get(plain_name(c.image).casefold(), rows.get(c.name.casefold())) for c in candidates]
+    if not any(said):
+        raise StudyError(
+            f"{table}: names none of the images, such as {[c.image.name for c in candidates[:3]]}."
+        )
+    return tuple(
+        replace(c, **{k: v for k, v in (s or {}).items() if v is not None})
+        for c, s in zip(candidates, said, strict=True)
+    )
+
+
+def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such list.")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            record = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise StudyError(f"{path}: not readable as YAML: {error}") from None
+        rows = record.get("cases") if isinstance(record, dict) else record
+        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+            raise StudyError(f"{path}: expected a list of cases, each with names and values.")
+        return [(f"{path}, case {n}", row) for n, row in enumerate(rows, 1)]
+    first = text.partition("\n")[0]
+    reader = csv.DictReader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ",")
+    return [(f"{path}, line {n}", _stripped(row, path, n)) for n, row in enumerate(reader, 2)]
+
+
+def _stripped(row: dict[str, Any], path: Path, line: int) -> dict[str, Any]:
+    if None in row:
+        raise StudyError(f"{path}, line {line}: has more values than the first line has columns.")
+    return {str(k).strip(): (v or "").strip() for k, v in row.items()}
+
+
+def _text(row: Mapping[str, Any], key: str) -> str | None:
+    value = row.get(key)
+    return None if value is None or str(value).strip() == "" else str(value).strip()
+
+
+def _file(row: Mapping[str, Any], key: str, folder: Path, where: str) -> Path | None:
+    text = _text(row, key)
+    if text is None:
+        return None
+    path = folder / Path(text).expanduser()
+    if not path.exists():
+        raise StudyError(f"{where}: {key} {text!r} is not there (looked for {path}).")
+    return path
+
+
+def _said(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    role, use, mirrored = _text(row, "role"), _text(row, "label_use"), row.get("mirrored")
+    if role is not None and role not in [r.value for r in Role]:
+        raise StudyError(f"{where}: role must be train, validation or test, got {role!r}.")
+    if use not in (None, "training", "evaluation"):
+        raise StudyError(f"{where}: label_use must be training or evaluation, got {use!r}.")
+    word = None if mirrored is None else str(mirrored).strip().lower()
+    if word is not None and word not in _YES | _NO:
+        raise StudyError(f"{where}: mirrored must be yes or no, got {mirrored!r}.")
+    return {
+        "subject": _text(row, "subject"),
+        "role": None if role is None else Role(role),
+        "mirrored": None if word is None else word in _YES,
+        "label_use": use,
+        "spacing_mm": _spacing(row.get("spacing"), where),
+    }
+
+
+def _spacing(value: object, where: str) -> tuple[float, ...] | None:
+    parts = value if isinstance(value, list) else str(value or "").replace("x", " ").split()
+    try:
+        numbers = tuple(float(p) for p in parts)
+    except ValueError:
+        raise StudyError(f"{where}: spacing must be numbers in mm, got {value!r}.") from None
+    return check_spacing(numbers, where) if numbers else None
+
+
+def check_spacing(spacing_mm: Sequence[float], where: str) -> tuple[float, ...]:
+    """One number, or one an axis, each above 0 mm.
+
+    Raises:
+        StudyError: naming `where` otherwise.
+    """
+    if len(spacing_mm) not in (1, 2, 3) or not all(0 < s < float("inf") for s in spacing_mm):
+        raise StudyError(
+            f"{where}: spacing must be one, two or three numbers above 0 mm, got {list(spacing_mm)}."
+        )
+    return tuple(float(s) for s in spacing_mm)
