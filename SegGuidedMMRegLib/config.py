@@ -111,7 +111,9 @@ class RegistrationConfig(_Section):
     steps: int = Field(1500, ge=0, description="training steps of the network; 0 leaves it out")
     batch_size: int = Field(8, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
     lambda_inverse_consistency: float = Field(1.5, ge=0)
+    perturbed: bool = Field(True, description="move the segmentations of a pair at random in training")
     working_downsampling: int = Field(
         2, ge=1, description="factor by which segmentations are shrunk for the network"
     )
@@ -185,6 +187,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "steps": 5000,
             "batch_size": 32,
             "learning_rate": 1e-4,
+            "schedule": "constant",
+            "perturbed": False,
             "working_downsampling": 1,
             "affine": False,
             "refinement_steps": 0,

@@ -9,17 +9,22 @@ extent and returns maps as Python functions; here they are tensors in voxels, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from SegGuidedMMRegLib.deformation import compose
+from SegGuidedMMRegLib.files import write_text_atomically
+from SegGuidedMMRegLib.networks.weights import load_weights
 
 SMALLEST_AXIS = 8
 """Voxels an axis must have, so that a quarter of it is still an axis."""
 
+_FILE = "network.yaml"
 _DOWN = (16, 32, 64, 256, 512)
 _UP = (16, 32, 64, 128, 256)
 
@@ -66,13 +71,16 @@ class RegistrationNetwork(nn.Module):
         displacement: Tensor = phi(identity) - identity
         return displacement * last_voxel.view(1, -1, *(1,) * self.dimension)
 
-    def both_ways(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-        """(displacement of Phi[moving, fixed], that of Phi[fixed, moving]) in one pass.
 
-        One batch holds both orders, so that batch normalisation sees the same statistics for each.
-        """
-        displacement = self(torch.cat([moving, fixed]), torch.cat([fixed, moving]))
-        return displacement[: len(moving)], displacement[len(moving) :]
+def both_ways(
+    network: Callable[[Tensor, Tensor], Tensor], moving: Tensor, fixed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(displacement of Phi[moving, fixed], that of Phi[fixed, moving]) in one pass, [N, d, *shape] each.
+
+    One batch holds both orders, so that batch normalisation sees the same statistics for each.
+    """
+    displacement = network(torch.cat([moving, fixed]), torch.cat([fixed, moving]))
+    return displacement[: len(moving)], displacement[len(moving) :]
 
 
 def build_registration_network(
@@ -114,6 +122,32 @@ def build_registration_network(
     return RegistrationNetwork(core, dimension, channels, size)
 
 
+def describe_registration_network(folder: Path, network: RegistrationNetwork) -> None:
+    """Write beside the weights in `folder` what `load_registration_network` needs to build the network."""
+    record = {
+        "dimension": network.dimension,
+        "channels": network.channels,
+        "shape": list(network.shape),
+    }
+    write_text_atomically(folder / _FILE, yaml.safe_dump(record, sort_keys=False))
+
+
+def load_registration_network(folder: Path) -> RegistrationNetwork:
+    """The trained one-stage network of the stage folder `folder`, on the CPU, ready for inference.
+
+    Raises:
+        ValueError: if the folder holds no trained network, or one that does not fit its description.
+    """
+    path = folder / _FILE
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        network = build_registration_network(record["dimension"], record["channels"], record["shape"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
+    load_weights(network, folder / "weights.safetensors")
+    return network.eval()
+
+
 def add_second_stage(network: RegistrationNetwork) -> RegistrationNetwork:
     """The two-stage network whose first stage is `network`, its weights copied (paper, B.2)."""
     grown = build_registration_network(network.dimension, network.channels, network.shape, stages=2)
@@ -126,7 +160,7 @@ def gradient_inverse_consistency(forward: Tensor, backward: Tensor) -> Tensor:
 
     The gradient is taken by differences between neighbouring voxels, in voxels a voxel (on a grid of equal
     sides that is the package's part of extent a part of extent). As in GradICON, the squares are added over
-    the directions and averaged over components, voxels and samples, so the paper's λ of 1.5 keeps its meaning.
+    the directions and averaged over components, voxels and samples, so λ keeps its meaning.
 
     Args:
         forward: displacement of Phi[moving, fixed], [N, d, *shape] in voxels.

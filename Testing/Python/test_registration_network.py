@@ -9,6 +9,7 @@ import torch
 
 from SegGuidedMMRegLib.networks.registration import (
     add_second_stage,
+    both_ways,
     build_registration_network,
     gradient_inverse_consistency,
 )
@@ -56,7 +57,7 @@ def test_both_ways_equals_two_calls_when_statistics_are_fixed() -> None:
     network = build_registration_network(2, 2, (32, 32)).eval()
     _shake(network, 0.05)
     a, b = torch.rand(2, 3, 2, 32, 32, generator=torch.Generator().manual_seed(1))
-    forward, backward = network.both_ways(a, b)
+    forward, backward = both_ways(network, a, b)
     torch.testing.assert_close(forward, network(a, b))
     torch.testing.assert_close(backward, network(b, a))
 

@@ -1,0 +1,429 @@
+"""Registering pairs by their segmentations: affine, network, velocity field; no folds, both directions.
+
+The map between two segmentations is the exponential of a stationary velocity field, so that it has an inverse
+by construction. The field starts from what the network says (paper, 3.4) and is optimised for each pair; the
+paper itself stops at the network (B.4). Pairs are registered in batches. All tensors are on the study grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from SegGuidedMMRegLib.config import RegistrationConfig
+from SegGuidedMMRegLib.deformation import (
+    border_fade,
+    compose,
+    corner_jacobians,
+    exponential,
+    gaussian_smooth,
+    resize_field,
+    soft_dice,
+    warp,
+)
+from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, both_ways
+from SegGuidedMMRegLib.pair_affine import CentredAffine, fit_affine, shrink, warp_affinely
+
+VELOCITY_FACTOR = 4
+"""Study voxels a node of the velocity field, along each axis."""
+
+JACOBIAN_MARGIN = 0.1
+"""Every corner Jacobian of a map and of its inverse is made at least this."""
+
+MEAN_INVERSE_ERROR, MAX_INVERSE_ERROR = 0.1, 0.5
+"""A pair whose forward and inverse do not undo each other to this many voxels has failed."""
+
+_SMALLEST_STRUCTURE = 4
+_SQUARINGS = 7
+_COARSE_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class PairDiagnostics:
+    """What happened to a pair.
+
+    Dice is that of the most probable structures, where both images have data, in the order of the channels
+    without background; nan for structures that one of the two images lacks.
+
+    Attributes:
+        dice_before: of the maps as given.
+        dice_affine: after the affine map; equal to `dice_before` where none was accepted.
+        dice_network: after the network's own map, empty without a network.
+        dice_after: after the final map.
+        absent: channel numbers (1 is the first structure) that one of the images lacks; they took no part.
+        smallest_jacobian: of all corner determinants of both displacements.
+        inverse_error_mean_voxels: of forward∘inverse and inverse∘forward, over the study grid.
+        inverse_error_max_voxels: the largest.
+        smoothings: how often the field was smoothed until no Jacobian was below the margin.
+        failure: why the pair failed, or None.
+    """
+
+    dice_before: list[float]
+    dice_affine: list[float]
+    dice_network: list[float]
+    dice_after: list[float]
+    absent: list[int]
+    smallest_jacobian: float
+    inverse_error_mean_voxels: float
+    inverse_error_max_voxels: float
+    smoothings: int
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """T(x_fixed) = affine_lps(phi(x_fixed)), from study space to study space.
+
+    Attributes:
+        displacement: of phi, [d, *shape] in voxels, fixed to affinely aligned moving.
+        inverse_displacement: of the inverse of phi, the same shape.
+        affine_lps: 4x4, study LPS mm to study LPS mm, applied after phi.
+        diagnostics: what happened.
+    """
+
+    displacement: Tensor
+    inverse_displacement: Tensor
+    affine_lps: NDArray[np.floating]
+    diagnostics: PairDiagnostics
+
+
+def register_maps(
+    moving: Tensor,
+    fixed: Tensor,
+    network: RegistrationNetwork | None,
+    config: RegistrationConfig,
+    *,
+    spacing_mm: Sequence[float],
+    moving_inside: Tensor | None = None,
+    fixed_inside: Tensor | None = None,
+) -> PairResult:
+    """Register one pair: `register_batch` for probabilities [C, *shape] and field-of-view masks [*shape]."""
+    insides = [None if mask is None else mask[None] for mask in (moving_inside, fixed_inside)]
+    return register_batch(
+        moving[None],
+        fixed[None],
+        network,
+        config,
+        spacing_mm=spacing_mm,
+        moving_inside=insides[0],
+        fixed_inside=insides[1],
+    )[0]
+
+
+@torch.no_grad()
+def register_batch(
+    moving: Tensor,
+    fixed: Tensor,
+    network: RegistrationNetwork | None,
+    config: RegistrationConfig,
+    *,
+    spacing_mm: Sequence[float],
+    moving_inside: Tensor | None = None,
+    fixed_inside: Tensor | None = None,
+) -> list[PairResult]:
+    """Register N pairs at once by their segmentations.
+
+    Args:
+        moving: probabilities or one-hot maps [N, 1 + structures, *shape] on the study grid, background first.
+        fixed: the same shape, device and type.
+        network: a trained network for maps of so many channels (its own shape may be coarser), or None.
+        config: settings; `refinement_steps` 0 leaves the map at what the network says.
+        spacing_mm: of the study grid, in the order of the array axes.
+        moving_inside: [N, *shape], true where the moving image has data; None is everywhere.
+        fixed_inside: the same for the fixed image.
+
+    Raises:
+        ValueError: if the maps do not fit each other, the spacing or the network.
+    """
+    spacing = tuple(float(s) for s in spacing_mm)
+    _check(moving, fixed, network, spacing)
+    moving, fixed = moving.float(), fixed.float()
+    pair = _Pairs.of(moving, fixed, moving_inside, fixed_inside)
+    before = pair.dice()
+
+    affine = CentredAffine.identity(len(fixed), len(spacing), fixed.device)
+    after_affine = before
+    if config.affine:
+        affine = fit_affine(pair.moving, pair.fixed, pair.present, spacing)
+        pair = pair.aligned(affine, spacing)
+        after_affine = pair.dice()
+
+    shape = tuple(fixed.shape[2:])
+    velocity = torch.zeros(len(fixed), len(shape), *velocity_shape(shape), device=fixed.device)
+    network_dice = None
+    if network is not None:
+        forward, backward = _predict(network, _with_background(pair.moving), fixed)
+        network_dice = pair.dice(resize_field(forward, shape))
+        velocity = _velocity_of(forward, backward, tuple(velocity.shape[2:]))
+    if config.refinement_steps:
+        with torch.enable_grad():
+            velocity = _optimise(velocity, pair, config, spacing)
+
+    solution = _fold_free(velocity, shape)
+    after = pair.dice(solution.forward)
+    matrices = affine.lps()
+    results = []
+    for n in range(len(fixed)):
+        diagnostics = PairDiagnostics(
+            dice_before=before[n].tolist(),
+            dice_affine=after_affine[n].tolist(),
+            dice_network=[] if network_dice is None else network_dice[n].tolist(),
+            dice_after=after[n].tolist(),
+            absent=[k + 1 for k, there in enumerate(pair.present[n].tolist()) if not there],
+            smallest_jacobian=float(solution.jacobian[n]),
+            inverse_error_mean_voxels=float(solution.error_mean[n]),
+            inverse_error_max_voxels=float(solution.error_max[n]),
+            smoothings=int(solution.smoothings[n]),
+            failure=None,
+        )
+        diagnostics = _judged(diagnostics)
+        results.append(PairResult(solution.forward[n], solution.inverse[n], matrices[n], diagnostics))
+    return results
+
+
+def velocity_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Nodes of the velocity field for a study grid of `shape`; short axes keep their voxels."""
+    return tuple(n if n < 4 * VELOCITY_FACTOR else -(-n // VELOCITY_FACTOR) for n in shape)
+
+
+# -- the pairs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Structures without background [N, K, *], fields of view [N, 1, *], and who counts [N, K]."""
+
+    moving: Tensor
+    fixed: Tensor
+    moving_inside: Tensor
+    fixed_inside: Tensor
+    present: Tensor
+
+    @staticmethod
+    def of(
+        moving: Tensor, fixed: Tensor, moving_inside: Tensor | None, fixed_inside: Tensor | None
+    ) -> _Pairs:
+        everywhere = torch.ones_like(fixed[:, :1])
+        insides = [
+            everywhere if mask is None else mask[:, None].to(everywhere)
+            for mask in (moving_inside, fixed_inside)
+        ]
+        present = _present(moving) & _present(fixed)
+        return _Pairs(moving[:, 1:], fixed[:, 1:], insides[0], insides[1], present)
+
+    def aligned(self, affine: CentredAffine, spacing: tuple[float, ...]) -> _Pairs:
+        both = warp_affinely(torch.cat([self.moving, self.moving_inside], dim=1), affine, spacing)
+        return _Pairs(both[:, :-1], self.fixed, both[:, -1:], self.fixed_inside, self.present)
+
+    def dice(self, displacement: Tensor | None = None) -> Tensor:
+        """Dice [N, K] of moving, warped by `displacement`, and fixed, where both have data."""
+        moving = torch.cat([self.moving, self.moving_inside], dim=1)
+        if displacement is not None:
+            moving = warp(moving, displacement)
+        maps = _with_background(moving[:, :-1]), _with_background(self.fixed)
+        return _hard_dice(*maps, moving[:, -1:] * self.fixed_inside, self.present)
+
+    def shrunk(self, shape: tuple[int, ...], blur: float) -> _Pairs:
+        maps = [shrink(x, shape) for x in (self.moving, self.fixed, self.moving_inside, self.fixed_inside)]
+        moving, fixed = (gaussian_smooth(x, blur) for x in maps[:2])
+        return _Pairs(moving, fixed, maps[2], maps[3], self.present)
+
+
+def _check(
+    moving: Tensor, fixed: Tensor, network: RegistrationNetwork | None, spacing: tuple[float, ...]
+) -> None:
+    if moving.shape != fixed.shape or moving.dim() not in (4, 5) or moving.shape[1] < 2:
+        raise ValueError(
+            "Expected two maps [N, 1 + structures, *shape] of one shape, "
+            f"got moving {tuple(moving.shape)} and fixed {tuple(fixed.shape)}."
+        )
+    if len(spacing) != moving.dim() - 2 or min(spacing) <= 0:
+        raise ValueError(f"Expected a positive spacing for each of {moving.dim() - 2} axes, got {spacing}.")
+    if network is not None and network.channels != moving.shape[1]:
+        raise ValueError(
+            f"The registration network was trained for {network.channels - 1} structures, the maps have "
+            f"{moving.shape[1] - 1}. Train the registration stage again."
+        )
+
+
+def _present(maps: Tensor) -> Tensor:
+    """Which structures are the most probable one somewhere: [N, K]."""
+    return _counts(maps.argmax(1), maps.shape[1]) >= _SMALLEST_STRUCTURE
+
+
+def _counts(labels: Tensor, channels: int) -> Tensor:
+    return torch.stack([(labels == c).flatten(1).sum(1) for c in range(1, channels)], dim=1)
+
+
+def _with_background(structures: Tensor) -> Tensor:
+    return torch.cat([(1 - structures.sum(1, keepdim=True)).clamp(0, 1), structures], dim=1)
+
+
+def _hard_dice(warped: Tensor, fixed: Tensor, seen: Tensor, present: Tensor) -> Tensor:
+    """Dice [N, K] of the most probable labels of two maps [N, 1 + K, *], nan for what is not `present`.
+
+    Only voxels count where `seen` [N, 1, *] is above a half.
+    """
+    in_view = seen[:, 0] > 0.5
+    a, b = (torch.where(in_view, maps.argmax(1), 0) for maps in (warped, fixed))
+    channels = fixed.shape[1]
+    size = _counts(a, channels) + _counts(b, channels)
+    shared = _counts(torch.where(a == b, a, 0), channels)
+    return torch.where(present, 2 * shared / size.clamp(min=1), torch.nan)
+
+
+# -- the network ----------------------------------------------------------------------------------------
+
+
+def _predict(network: RegistrationNetwork, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's displacements of both directions, in voxels of its own grid."""
+    network.eval()
+    return both_ways(network, shrink(moving, network.shape), shrink(fixed, network.shape))
+
+
+def _velocity_of(forward: Tensor, backward: Tensor, shape: tuple[int, ...], corrections: int = 4) -> Tensor:
+    """A velocity field [N, d, *shape] with exp(v) close to `forward` and exp(-v) to `backward`.
+
+    Starts from half their difference; then what exp(v) still lacks is added to v, smoothed.
+    """
+    forward, backward = (gaussian_smooth(resize_field(u, shape), 0.5) for u in (forward, backward))
+    fade = _fade(shape, forward.device)
+    velocity = (forward - backward) / 2 * fade
+    for _ in range(corrections):
+        lacking = compose(forward, exponential(-velocity)) - compose(backward, exponential(velocity))
+        velocity = velocity + gaussian_smooth(lacking / 2, 0.7) * fade
+    return velocity
+
+
+# -- the optimisation -----------------------------------------------------------------------------------
+
+
+def _optimise(start: Tensor, pair: _Pairs, config: RegistrationConfig, spacing: tuple[float, ...]) -> Tensor:
+    """Adam on a velocity field, first on blurred maps at its own resolution, then on maps of twice that."""
+    shape = tuple(pair.fixed.shape[2:])
+    nodes = tuple(start.shape[2:])
+    finer = tuple(max(m, -(-n // 2)) for m, n in zip(nodes, shape, strict=True))
+    fade = _fade(nodes, start.device)
+    node_mm = tuple((n - 1) * s / (m - 1) for n, m, s in zip(shape, nodes, spacing, strict=True))
+    change = torch.zeros_like(start, requires_grad=True)
+    optimizer = torch.optim.Adam([change], lr=config.refinement_rate, betas=(0.9, 0.99))
+    coarse_steps = round(_COARSE_SHARE * config.refinement_steps)
+    levels = ((coarse_steps, pair.shrunk(nodes, 1.0)), (config.refinement_steps, pair.shrunk(finer, 0.5)))
+    step = 0
+    for last_step, maps in levels:
+        while step < last_step:
+            rate = 0.5 * (1 + math.cos(math.pi * step / config.refinement_steps))
+            optimizer.param_groups[0]["lr"] = config.refinement_rate * max(rate, 0.05)
+            velocity = start + gaussian_smooth(change, 1.0) * fade
+            loss = _misfit(velocity, maps) + config.refinement_smoothness * _roughness(velocity, node_mm)
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            step += 1
+    return (start + gaussian_smooth(change.detach(), 1.0) * fade).detach()
+
+
+def _misfit(velocity: Tensor, maps: _Pairs) -> Tensor:
+    """1 - Dice in both directions, averaged over the structures that count: [N]."""
+    shape = tuple(maps.fixed.shape[2:])
+    pairs = len(velocity)
+    there_and_back = exponential(torch.cat([velocity, -velocity]), squarings=5)
+    displacement = resize_field(there_and_back, shape)
+    images = torch.cat([maps.moving, maps.fixed])
+    insides = torch.cat([maps.moving_inside, maps.fixed_inside])
+    warped = warp(torch.cat([images, insides], dim=1), displacement)
+    warped, seen = warped[:, :-1], warped[:, -1:]
+    goal = torch.cat([maps.fixed, maps.moving])
+    both = seen * torch.cat([maps.fixed_inside, maps.moving_inside])
+    dice = soft_dice(warped * both, goal * both)
+    dice = dice[:pairs] + dice[pairs:]
+    count = maps.present.sum(1).clamp(min=1)
+    return 1 - (dice * maps.present).sum(1) / (2 * count)
+
+
+def _roughness(velocity: Tensor, spacing: tuple[float, ...]) -> Tensor:
+    """Mean squared gradient of the velocity in mm a mm, added over axes and components: [N]."""
+    mm = torch.tensor(spacing, device=velocity.device).view(1, -1, *[1] * len(spacing))
+    total = torch.zeros(len(velocity), device=velocity.device)
+    for axis, step in enumerate(spacing):
+        slope = (velocity * mm).diff(dim=axis + 2) / step
+        total = total + (slope**2).sum(1).flatten(1).mean(1)
+    return total
+
+
+def _fade(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return border_fade(shape, max(2, round(0.06 * min(shape))), device)
+
+
+# -- the final map --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Solution:
+    forward: Tensor
+    inverse: Tensor
+    jacobian: Tensor
+    error_mean: Tensor
+    error_max: Tensor
+    smoothings: Tensor
+
+
+def _fold_free(velocity: Tensor, shape: tuple[int, ...], rounds: int = 24) -> _Solution:
+    """Both maps on the full grid; fields that fold there are smoothed and damped until they do not."""
+    ratio = tuple((n - 1) / (m - 1) for n, m in zip(shape, velocity.shape[2:], strict=True))
+    fade = border_fade(shape, max(2, round(min(ratio))), velocity.device)
+    full = gaussian_smooth(resize_field(velocity, shape), tuple(0.5 * r for r in ratio)) * fade
+    smoothings = torch.zeros(len(full), dtype=torch.int64, device=full.device)
+    for turn in range(rounds + 1):
+        solution = _solve(full, smoothings)
+        bad = (solution.jacobian < JACOBIAN_MARGIN) | (solution.error_max > MAX_INVERSE_ERROR)
+        if turn == rounds or not bad.any():
+            break
+        damped = gaussian_smooth(full, tuple(0.75 * r for r in ratio)) * fade * (1.0 if turn < 8 else 0.85)
+        full = torch.where(bad.view(-1, *[1] * (full.dim() - 1)), damped, full)
+        smoothings = smoothings + bad
+    return solution
+
+
+def _solve(velocity: Tensor, smoothings: Tensor) -> _Solution:
+    forward = exponential(velocity, _SQUARINGS)
+    inverse = _polished_inverse(forward, exponential(-velocity, _SQUARINGS))
+    errors = torch.stack([compose(forward, inverse), compose(inverse, forward)], dim=1).norm(dim=2).flatten(1)
+    smallest = [corner_jacobians(u).flatten(1).amin(1) for u in (forward, inverse)]
+    return _Solution(forward, inverse, torch.minimum(*smallest), errors.mean(1), errors.amax(1), smoothings)
+
+
+def _polished_inverse(forward: Tensor, inverse: Tensor, rounds: int = 3) -> Tensor:
+    """The inverse of the displacement as it is interpolated: psi <- psi(q - r(q)), r = phi(psi(q)) - q."""
+    for _ in range(rounds):
+        inverse = compose(inverse, -compose(forward, inverse))
+    return inverse
+
+
+def _judged(found: PairDiagnostics) -> PairDiagnostics:
+    """The same with the reason if the pair has failed."""
+    reason = None
+    if all(math.isnan(dice) for dice in found.dice_before):
+        reason = "the two segmentations share no structure"
+    elif found.smallest_jacobian <= 0:
+        reason = f"the map folds (smallest corner Jacobian {found.smallest_jacobian:.3f})"
+    elif (
+        found.inverse_error_mean_voxels > MEAN_INVERSE_ERROR
+        or found.inverse_error_max_voxels > MAX_INVERSE_ERROR
+    ):
+        reason = (
+            f"forward and inverse miss each other by {found.inverse_error_mean_voxels:.3f} voxels on "
+            f"average, {found.inverse_error_max_voxels:.3f} at most"
+        )
+    elif np.nanmean(found.dice_after) < np.nanmean(found.dice_before):
+        reason = (
+            f"the Dice of the segmentations fell from {np.nanmean(found.dice_before):.3f} to "
+            f"{np.nanmean(found.dice_after):.3f}"
+        )
+    return replace(found, failure=reason)
