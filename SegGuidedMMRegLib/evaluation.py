@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from SegGuidedMMRegLib import metrics
 from SegGuidedMMRegLib.files import write_text_atomically
-from SegGuidedMMRegLib.images import Image, read_labels, resample
+from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.pair_report import (
     MEASURES,
     STATES,
@@ -26,6 +26,7 @@ from SegGuidedMMRegLib.pair_report import (
     Report,
     failed_report,
     mean_or_none,
+    on_grid,
     pair_report,
     read_pair_reports,
     write_pair_report,
@@ -155,12 +156,12 @@ def _segmentation_rows(study: Study, case: Case) -> list[Row]:
     truth = study.read_evaluation_labels(case)
     rows = []
     for state, path in predictions.items():
-        predicted = _on_grid_of(truth, read_labels(path))
+        predicted = read_labels(path)  # on the whole image; hand-made labels may cover a part of it only
         compared = metrics.compare(
             predicted.array,
-            truth.array,
+            on_grid(truth, predicted.grid).array,
             [s.value for s in study.structures],
-            truth.grid.axis_spacing,
+            predicted.grid.axis_spacing,
             a_name="the prediction",
             b_name="the truth",
         )
@@ -171,12 +172,6 @@ def _segmentation_rows(study: Study, case: Case) -> list[Row]:
                 key = ("segmentation", case.name, case.modality, group_of(case), state, "truth")
                 rows.append(Row(*key, structure.name, measure, _UNITS[measure], value, reason))
     return rows
-
-
-def _on_grid_of(truth: Image, predicted: Image) -> Image:
-    if predicted.grid.is_close(truth.grid):
-        return predicted
-    return resample(predicted, truth.grid, None, interpolation="nearest")
 
 
 def _segmentation_summary(study: Study, rows: Sequence[Row]) -> dict[str, Any]:

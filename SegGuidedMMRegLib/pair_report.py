@@ -107,7 +107,11 @@ def pair_report(
         Plain values for `write_pair_report`: no NaN, no numpy; what is undefined is `None` with a reason.
     """
     labels = _choose_labels(moving, fixed)
-    moved = {} if labels is None else _moved_labels(labels, fixed.image.grid, forward, prealignment_lps)
+    moved = (
+        {}
+        if labels is None
+        else _moved_labels(labels.moving, moving.image.grid, fixed.image.grid, forward, prealignment_lps)
+    )
     folds = _folds(forward, inverse, structures, None if labels is None else labels.fixed)
     consistency = inverse_consistency_error(forward, inverse, fixed.image.grid, moving.image.grid)
     per_structure = [] if labels is None else _structures(labels, moved, fixed.image.grid, structures, folds)
@@ -197,17 +201,17 @@ def _choose_labels(moving: PairSide, fixed: PairSide) -> _PairLabels | None:
     return _PairLabels(left[0], right[0], left[1], right[1])
 
 
-def _on_grid(labels: Image, grid: Grid) -> Image:
+def on_grid(labels: Image, grid: Grid) -> Image:
+    """A label map on `grid`, by nearest neighbours where it lies on another one."""
     return labels if labels.grid.is_close(grid) else resample(labels, grid, None, interpolation="nearest")
 
 
 def _moved_labels(
-    labels: _PairLabels, grid: Grid, forward: SpatialTransform, prealignment_lps: FloatArray
+    moving: Image, moving_grid: Grid, grid: Grid, forward: SpatialTransform, prealignment_lps: FloatArray
 ) -> dict[str, NDArray[Any]]:
     """The moving labels on the fixed grid in each state that applies."""
-    moving = labels.moving
     found = {}
-    if share_frame(moving.grid, grid):
+    if share_frame(moving_grid, grid):
         found["identity"] = resample(moving, grid, None, interpolation="nearest").array
     found["before"] = resample(moving, grid, prealignment_lps, interpolation="nearest").array
     found["after"] = forward.warp_labels(moving, grid).array
@@ -228,7 +232,7 @@ def _structures(
     folds: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     values = [s.value for s in structures]
-    fixed = _on_grid(labels.fixed, grid).array
+    fixed = on_grid(labels.fixed, grid).array
     names = {
         "a_name": f"the moving {_spoken(labels.moving_kind)}",
         "b_name": f"the fixed {_spoken(labels.fixed_kind)}",
@@ -280,7 +284,7 @@ def _folds(
     """Folds of x + u(x) in both directions, by the smallest of all corner Jacobians of a voxel."""
     there, back = corner_jacobians_minimum(forward.field), corner_jacobians_minimum(inverse.field)
     mask = there <= 0
-    on_field = None if labels is None else _on_grid(labels, forward.field.grid).array
+    on_field = None if labels is None else on_grid(labels, forward.field.grid).array
     counts = {"forward": metrics.count_folds(mask), "inverse": metrics.count_folds(back <= 0)}
     return {
         **{name: _fold_record(count) for name, count in counts.items()},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +173,8 @@ def warped_grid(field: DisplacementField, view: View, background: NDArray[Any] |
         background: an image of its shape, shown dimmed.
     """
     grid = field.grid
-    in_voxels = field.displacement_lps_mm @ grid.lps_to_voxel[:3, :3].T
+    plane = np.stack([view.cut(field.displacement_lps_mm[..., c]) for c in range(3)], axis=-1)
+    in_voxels = plane @ grid.lps_to_voxel[:3, :3].T
     canvas = _Canvas(view, grid.shape)
     if background is not None:
         canvas.show(0.45 * _unit(background, view), cmap="gray", vmin=0, vmax=1)
@@ -181,9 +182,10 @@ def warped_grid(field: DisplacementField, view: View, background: NDArray[Any] |
     step = max(grid.shape[axis] * grid.axis_spacing[axis] for axis in axes) / _GRID_LINES
     for axis in axes:
         index = np.arange(grid.shape[axis]).reshape([-1 if a == axis else 1 for a in range(grid.dimension)])
-        reached_mm = (index + in_voxels[..., grid.dimension - 1 - axis]) * grid.axis_spacing[axis]
+        start = view.cut(np.broadcast_to(index, grid.shape))
+        reached_mm = (start + in_voxels[..., grid.dimension - 1 - axis]) * grid.axis_spacing[axis]
         levels = np.arange(step / 2, grid.shape[axis] * grid.axis_spacing[axis], step)
-        canvas.lines(view.cut(reached_mm), levels)
+        canvas.lines(reached_mm, levels)
     return canvas.figure
 
 
@@ -198,8 +200,7 @@ def jacobian_map(
         view: of that grid.
         labels: fixed labels, drawn as thin outlines.
     """
-    determinant = jacobian_determinant(field.displacement_lps_mm, field.grid)
-    log_size = np.log2(np.maximum(view.cut(determinant), 2.0**-8))
+    log_size = np.log2(np.maximum(_determinant_in(field, view), 2.0**-8))
     canvas = _Canvas(view, field.grid.shape)
     canvas.show(log_size, cmap=_DIVERGING, vmin=-JACOBIAN_LIMIT, vmax=JACOBIAN_LIMIT)
     if labels is not None:
@@ -267,6 +268,20 @@ class _Canvas:
     def _contour(self, values: NDArray[Any], levels: ArrayLike, first: int, **style: Any) -> Any:
         y, x = ((np.arange(n) + first) * self._step for n in values.shape)
         return self._axes.contour(x, y, values, levels=levels, **style)
+
+
+def _determinant_in(field: DisplacementField, view: View) -> NDArray[Any]:
+    """The Jacobian determinant of the picture's pixels; only the slices next to it are looked at."""
+    if view.through is None:
+        return view.cut(jacobian_determinant(field.displacement_lps_mm, field.grid))
+    first = max(view.index - 1, 0)
+    slab = np.take(
+        field.displacement_lps_mm,
+        range(first, min(view.index + 2, field.grid.shape[view.through])),
+        axis=view.through,
+    )
+    grid = replace(field.grid, size=slab.shape[2::-1])
+    return replace(view, index=view.index - first).cut(jacobian_determinant(slab, grid))
 
 
 def _unit(image: NDArray[Any], view: View) -> NDArray[Any]:

@@ -1,0 +1,264 @@
+"""A study's report: one self-contained HTML page for the clinician who has to trust it or not."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from SegGuidedMMRegLib import __version__, charts, pictures
+from SegGuidedMMRegLib.evaluation import (
+    CSV_NAME,
+    JSON_NAME,
+    SEEN,
+    WITH,
+    WITHOUT,
+    Evaluation,
+    against_of,
+    evaluate,
+    group_of,
+    predictions_of,
+)
+from SegGuidedMMRegLib.files import write_text_atomically
+from SegGuidedMMRegLib.pair_report import (
+    MAX_LIMIT_VOXELS,
+    MEAN_LIMIT_VOXELS,
+    Report,
+    mean_or_none,
+    read_pair_reports,
+)
+from SegGuidedMMRegLib.report_pictures import (
+    Strip,
+    colour_of,
+    pair_strips,
+    prediction_strip,
+    sample_strip,
+    worst_median_best,
+)
+from SegGuidedMMRegLib.study import Role
+
+if TYPE_CHECKING:
+    from SegGuidedMMRegLib.events import Reporter
+    from SegGuidedMMRegLib.study import Case, Study
+
+PAGE_NAME = "report.html"
+_SHOWN_CASES_EACH = 2
+_SHOWN_PAIRS_EACH = 3
+_CURVES_A_RUN = 4
+
+
+@dataclass(frozen=True)
+class PairEntry:
+    """A registered pair on the page: its report, its pictures, or why there are none."""
+
+    report: Report
+    against: str
+    strips: list[Strip]
+    missing: str
+
+
+def write_report(study: Study, reporter: Reporter, evaluation: Evaluation | None = None) -> Path:
+    """Write `report.html` into the study folder.
+
+    Args:
+        study: to report on; what is not there yet is left out of the page.
+        reporter: hears about progress.
+        evaluation: of this study as it stands; made now if not given.
+
+    Returns:
+        The path of the page.
+    """
+    evaluation = evaluation or evaluate(study, reporter)
+    reports, _ = read_pair_reports(study.folder / "registrations")
+    chosen = worst_median_best(reports, _pair_score, _SHOWN_PAIRS_EACH)
+    predicted = [case for case in study.cases if predictions_of(study, case)]
+    shown = {m: _chosen_cases(evaluation, m, predicted) for m in (study.target, study.source)}
+    total = len(chosen) + sum(len(cases) for cases in shown.values())
+    reporter.started("report", total)
+    done = 0
+    galleries: dict[str, list[Strip]] = {}
+    for modality, cases in shown.items():
+        galleries[modality] = []
+        for case in cases:
+            galleries[modality].append(prediction_strip(study, case, _dice_by_state(evaluation, case)))
+            done += 1
+            reporter.progress("report", done, total)
+    pairs = []
+    for report in chosen:
+        pairs.append(_pair_entry(study, report))
+        done += 1
+        reporter.progress("report", done, total)
+    page = _render(study, evaluation, reports, pairs, galleries)
+    path = study.folder / PAGE_NAME
+    write_text_atomically(path, page)
+    reporter.result("report", page=PAGE_NAME, megabytes=round(path.stat().st_size / 1e6, 2))
+    return path
+
+
+# -- what is shown ------------------------------------------------------------------------------------------
+def _pair_score(report: Report) -> float | None:
+    if report["status"] != "ok" or not report["mean"]["after"]:
+        return None
+    return report["mean"]["after"]["dice"]
+
+
+def _pair_entry(study: Study, report: Report) -> PairEntry:
+    try:
+        return PairEntry(report, against_of(report), pair_strips(study, report), "")
+    except (ValueError, OSError) as error:
+        return PairEntry(report, against_of(report), [], f"No pictures: {error}")
+
+
+def _chosen_cases(evaluation: Evaluation, modality: str, predicted: Sequence[Case]) -> list[Case]:
+    """Test cases before others, those with a truth before those without; worst, middle and best of them."""
+    candidates = [case for case in predicted if case.modality == modality]
+    tested = [case for case in candidates if case.role == Role.TEST] or candidates
+    with_truth = [case for case in tested if case.label is not None] or tested
+
+    def score(case: Case) -> float | None:
+        found = _dice_by_state(evaluation, case)
+        return found.get(WITH, next(iter(found.values()), None))
+
+    return worst_median_best(with_truth, score, _SHOWN_CASES_EACH)
+
+
+def _dice_by_state(evaluation: Evaluation, case: Case) -> dict[str, float | None]:
+    rows = [
+        row
+        for row in evaluation.rows
+        if (row.kind, row.case, row.modality, row.measure)
+        == ("segmentation", case.name, case.modality, "dice")
+    ]
+    return {
+        state: mean_or_none(r.value for r in rows if r.state == state) for state in {r.state for r in rows}
+    }
+
+
+# -- the page -----------------------------------------------------------------------------------------------
+def _render(
+    study: Study,
+    evaluation: Evaluation,
+    reports: Sequence[Report],
+    pairs: Sequence[PairEntry],
+    galleries: dict[str, list[Strip]],
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("SegGuidedMMRegLib"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, percent=_percent)
+    adaptation = _record(study.stage_folder("adaptation") / "adaptation.json")
+    return environment.get_template("report.html").render(
+        study=study,
+        summary=evaluation.summary,
+        headline=evaluation.summary["headline"],
+        roles=_roles(study),
+        groups=[*(role.value for role in Role), SEEN],
+        group_of=group_of,
+        colour_of=colour_of,
+        galleries=galleries,
+        reports=reports,
+        pairs=pairs,
+        against_of=against_of,
+        failures=[r for r in reports if r["status"] != "ok"],
+        adaptation=adaptation,
+        curves=_curves(study),
+        samples=_samples(study),
+        draw=charts.draw,
+        jacobian_colours=pictures.jacobian_colours(),
+        jacobian_factor=2**pictures.JACOBIAN_LIMIT,
+        limits=(MEAN_LIMIT_VOXELS, MAX_LIMIT_VOXELS),
+        stages=_stages(study),
+        versions={"SegGuidedMMReg": __version__, "Python": platform.python_version()},
+        names={"with": WITH, "without": WITHOUT, "csv": CSV_NAME, "json": JSON_NAME},
+        written=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+    )
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _roles(study: Study) -> list[dict[str, Any]]:
+    """Images, and labels by use, of each modality and role."""
+    rows = []
+    for modality in (study.source, study.target):
+        for role in Role:
+            cases = study.cases_of(modality, role)
+            if cases:
+                rows.append(
+                    {
+                        "modality": modality,
+                        "role": role.value,
+                        "images": len(cases),
+                        "subjects": len({case.subject for case in cases}),
+                        "training_labels": sum(case.label_use == "training" for case in cases),
+                        "evaluation_labels": sum(case.label_use == "evaluation" for case in cases),
+                        "landmarks": sum(case.landmarks is not None for case in cases),
+                        "mirrored": sum(case.mirrored for case in cases),
+                    }
+                )
+    return rows
+
+
+def _curves(study: Study) -> dict[str, list[charts.Curve]]:
+    """The first metrics of every training run under `models/`, by the run's place there."""
+    models = study.folder / "models"
+    found = {}
+    for path in sorted(models.rglob("metrics.jsonl"), key=lambda p: p.stat().st_mtime):
+        run = path.parent.relative_to(models).as_posix()
+        curves = charts.read_curves(path, run)
+        validation = [c for c in curves if c.metric == "validation"]
+        others = [c for c in curves if c.metric != "validation"]
+        if curves:
+            found[run] = [*others[: _CURVES_A_RUN - len(validation)], *validation]
+    return found
+
+
+def _samples(study: Study) -> list[Strip]:
+    source, target = study.source, study.target
+    asked = (
+        (
+            "augmentation",
+            f"Augmented {source} samples",
+            "Hand-segmented images, warped with their labels to the shapes of other images, to learn from.",
+        ),
+        (
+            "adaptation",
+            f"{source} samples made to look like {target}",
+            f"The adapted network learned {target} from such images; their labels are known.",
+        ),
+    )
+    strips = [sample_strip(study, *words) for words in asked]
+    return [strip for strip in strips if strip is not None]
+
+
+def _stages(study: Study) -> list[dict[str, Any]]:
+    """What each stage noted when it ended: seconds, versions, seed, device."""
+    found = []
+    for path in sorted((study.folder / "models").glob("*/stage.json"), key=lambda p: p.stat().st_mtime):
+        record = _record(path) or {}
+        found.append({"name": path.parent.name, **{k: v for k, v in record.items() if k != "made_from"}})
+    return found
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """A JSON object of a stage; `None` where there is none or it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

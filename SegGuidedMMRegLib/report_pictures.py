@@ -1,0 +1,199 @@
+"""The pictures of a study's report: which cases and pairs are shown, and how each is drawn."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from SegGuidedMMRegLib import pictures
+from SegGuidedMMRegLib.evaluation import group_of, predictions_of
+from SegGuidedMMRegLib.fields import SpatialTransform, fold_mask
+from SegGuidedMMRegLib.images import Image, read_labels
+from SegGuidedMMRegLib.pair_report import Report, on_grid
+from SegGuidedMMRegLib.pictures import Outline
+from SegGuidedMMRegLib.space import Grid
+from SegGuidedMMRegLib.study import Case, Structure, Study
+from SegGuidedMMRegLib.transform_files import read_transform
+
+T = TypeVar("T")
+SHOWN_SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture on the page: its bytes as a data URI, a caption, and words for those who cannot see it."""
+
+    source: str
+    caption: str
+    alternative: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures that belong together, side by side, under a title."""
+
+    title: str
+    note: str
+    pictures: list[Picture]
+
+
+def worst_median_best(items: Sequence[T], score: Callable[[T], float | None], each: int) -> list[T]:
+    """The `each` worst, middle and best items by `score` (`None` is worst), in that order, none twice."""
+    ordered = sorted(items, key=lambda item: -1.0 if (s := score(item)) is None else s)
+    if len(ordered) <= 3 * each:
+        return ordered
+    middle = (len(ordered) - each) // 2
+    return [*ordered[:each], *ordered[middle : middle + each], *ordered[-each:]]
+
+
+def picture(figure: Figure, caption: str, alternative: str) -> Picture:
+    """A figure as a picture of the page."""
+    encoded = base64.b64encode(pictures.encode(figure)).decode("ascii")
+    return Picture(f"data:image/jpeg;base64,{encoded}", caption, alternative)
+
+
+# -- predictions --------------------------------------------------------------------------------------------
+def prediction_strip(study: Study, case: Case, dice: dict[str, float | None]) -> Strip:
+    """A case with its predictions (solid) and, where there is one, its truth (dashed).
+
+    Args:
+        study: of the case.
+        case: with at least one prediction.
+        dice: mean Dice by state of prediction.
+    """
+    image = study.read_image(case)
+    truth = None if case.label is None else on_grid(study.read_evaluation_labels(case), image.grid).array
+    shown = []
+    for state, path in predictions_of(study, case).items():
+        predicted = on_grid(read_labels(path), image.grid).array
+        outlines = (
+            [Outline(predicted)] if truth is None else [Outline(truth, dashed=True), Outline(predicted)]
+        )
+        view = pictures.fullest_view(image.grid, (predicted if truth is None else truth) > 0)
+        figure = pictures.overlay(image.array, view, outlines, study.structures)
+        overlap = dice.get(state)
+        caption = state if overlap is None else f"{state}, Dice {overlap:.3f}"
+        shown.append(picture(figure, caption, f"{case.key} {view.name} with outlines, {caption}"))
+    return Strip(case.name, group_of(case), shown)
+
+
+# -- training samples ---------------------------------------------------------------------------------------
+def sample_strip(study: Study, stage: str, title: str, note: str) -> Strip | None:
+    """Some of the images that a stage made to learn from (`samples.safetensors`); `None` if it kept none."""
+    path = study.stage_folder(stage) / "samples.safetensors"
+    if study.grid is None or not path.is_file():
+        return None
+    shown = []
+    for n, (image, labels) in enumerate(_read_samples(path, study), start=1):
+        view = pictures.fullest_view(study.grid, labels > 0)
+        figure = pictures.overlay(image, view, [Outline(labels)], study.structures)
+        shown.append(picture(figure, "", f"{title}, number {n}"))
+    return Strip(title, note, shown) if shown else None
+
+
+def _read_samples(path: Path, study: Study) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Images and label maps (class values) spread over the file; none if it is damaged."""
+    values = np.array([0, *(s.value for s in study.structures)])
+    try:
+        with safe_open(path, framework="np") as file:
+            images, labels = file.get_slice("images"), file.get_slice("labels")
+            count = images.get_shape()[0]
+            chosen = sorted({round(n) for n in np.linspace(0, count - 1, SHOWN_SAMPLES)} if count else [])
+            return [(images[n][0], values[labels[n]]) for n in chosen]
+    except (OSError, SafetensorError, IndexError):
+        return []
+
+
+# -- pairs --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Side:
+    image: Image
+    labels: NDArray[Any] | None
+    is_truth: bool
+
+    def outlines(self) -> list[Outline]:
+        return [] if self.labels is None else [Outline(self.labels, dashed=self.is_truth)]
+
+
+def pair_strips(study: Study, report: Report) -> list[Strip]:
+    """A registered pair, a strip a view: moving, fixed, warped, checkerboard, warped grid, Jacobian map.
+
+    Raises:
+        ValueError: if an image or the transform cannot be read.
+    """
+    labels = report["labels"] or {"moving": "", "fixed": ""}
+    moving = _side(study, report["moving"], report["moving_modality"], labels["moving"])
+    fixed = _side(study, report["fixed"], report["fixed_modality"], labels["fixed"])
+    folder = study.registration_folder(report["moving"], report["fixed"])
+    forward = read_transform(folder / "forward.h5")
+    warped = forward.warp_image(moving.image, fixed.image.grid)
+    views = pictures.views(fixed.image.grid, _mask(fixed.labels))
+    moving_views = pictures.views(moving.image.grid, _mask(moving.labels))
+    warped_labels = _warped_labels(moving, forward, fixed.image.grid)
+    on_fixed = [*fixed.outlines(), *([] if warped_labels is None else [Outline(warped_labels)])]
+    folds = fold_mask(forward.field)
+    strips = []
+    for view, moving_view in zip(views, moving_views, strict=True):
+        drawn = [
+            (
+                pictures.overlay(moving.image.array, moving_view, moving.outlines(), study.structures),
+                "moving",
+            ),
+            (pictures.overlay(fixed.image.array, view, fixed.outlines(), study.structures), "fixed"),
+            (pictures.overlay(warped.array, view, on_fixed, study.structures), "moving, warped"),
+            (pictures.checkerboard(warped.array, fixed.image.array, view), "warped and fixed in turn"),
+            *_field_pictures(forward, folds, fixed, warped, view.name),
+        ]
+        pair = f"{report['moving']} to {report['fixed']} {view.name}"
+        strips.append(Strip(view.name, "", [picture(f, name, f"{pair}: {name}") for f, name in drawn]))
+    return strips
+
+
+def _field_pictures(
+    forward: SpatialTransform, folds: NDArray[np.bool_], fixed: _Side, warped: Image, view_name: str
+) -> list[tuple[Figure, str]]:
+    """The warped grid and the Jacobian map, on the grid of the field (it may be coarser than the image's)."""
+    field = forward.field
+    labels = (
+        None if fixed.labels is None else on_grid(Image(fixed.labels, fixed.image.grid), field.grid).array
+    )
+    background = warped.array if warped.grid.is_close(field.grid) else None
+    view = next(v for v in pictures.views(field.grid, _mask(labels)) if v.name == view_name)
+    return [
+        (pictures.warped_grid(field, view, background), "grid, warped"),
+        (pictures.jacobian_map(field, folds, view, labels), "change of size"),
+    ]
+
+
+def _side(study: Study, name: str, modality: str, kind: str) -> _Side:
+    case = study.case(name, modality or None)
+    image = study.read_image(case)
+    if kind == "truth" and case.label is not None:
+        return _Side(image, on_grid(study.read_evaluation_labels(case), image.grid).array, True)
+    path = study.prediction_path(case)
+    if kind and path.is_file():
+        return _Side(image, on_grid(read_labels(path), image.grid).array, False)
+    return _Side(image, None, False)
+
+
+def _warped_labels(moving: _Side, forward: SpatialTransform, grid: Grid) -> NDArray[Any] | None:
+    if moving.labels is None:
+        return None
+    return forward.warp_labels(Image(moving.labels, moving.image.grid), grid).array
+
+
+def _mask(labels: NDArray[Any] | None) -> NDArray[np.bool_] | None:
+    return None if labels is None else labels > 0
+
+
+def colour_of(structure: Structure) -> str:
+    """The colour of a structure for a style sheet."""
+    return "#{:02x}{:02x}{:02x}".format(*structure.color)
