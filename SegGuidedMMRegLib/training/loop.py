@@ -225,7 +225,7 @@ def _train(
     window = min(max(1, run.steps // 200), 50)
     validate_every = max(1, run.steps // max(stage.validations, 1))
     rates = {key: [group["initial_lr"] for group in o.param_groups] for key, o in stage.optimizers.items()}
-    _to_training_mode(stage)
+    _to_training_mode(run)
     while done.step < run.steps:
         run.go_to(done.step)
         _set_rates(stage, rates, done.step / run.steps)
@@ -274,8 +274,8 @@ def _set_up(stage: TrainableStage, name: str, steps: int, seed: int, fabric: Fab
     return Run(name, seed, steps, fabric, networks, optimizers, averaged, generator)
 
 
-def _to_training_mode(stage: TrainableStage) -> None:
-    for network in stage.networks.values():
+def _to_training_mode(run: Run) -> None:
+    for network in run.networks.values():
         network.train(any(parameter.requires_grad for parameter in network.parameters()))
 
 
@@ -302,7 +302,7 @@ def _validate(stage: TrainableStage, run: Run, done: _Progress, journal: Journal
     network = run.averaged if run.averaged is not None else stage.networks[stage.exported]
     network.eval()
     score = stage.validate(network)
-    _to_training_mode(stage)
+    _to_training_mode(run)
     if score is None:
         return
     journal.write_validation(done.step, score)

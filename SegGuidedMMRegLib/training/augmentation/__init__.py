@@ -65,7 +65,7 @@ def augment(tensors: StudyTensors, config: Config, folder: Path, reporter: Repor
     reporter.log(f"{NAME}: {len(samples.images)} of {len(pairs)} samples kept; dropped: {dropped}.")
     if pairs and not len(samples.images):
         reporter.log(
-            f"{NAME}: no pair registered well enough, training goes on without. Look at the pre-alignment, or "
+            f"{NAME}: no pair registered well enough, training goes on without. Check the pre-alignment, or "
             f"lower augmentation.min_similarity (now {settings.min_similarity})."
         )
     reporter.result(NAME, kept=len(samples.images), made=len(pairs), dropped=samples.dropped)
