@@ -2,11 +2,13 @@
 
 * `displacement.py`: `DisplacementField` and `SpatialTransform`, sampled and applied;
 * `inversion.py`: inverse fields, the delivered pair of a registration, how well it closes;
+* `border.py`: how a field goes on beyond its border;
 * `folds.py`: Jacobian determinants at the corners of voxels.
 """
 
 from __future__ import annotations
 
+from SegGuidedMMRegLib.border import fade_to_border
 from SegGuidedMMRegLib.displacement import (
     DisplacementField,
     FieldError,
@@ -22,6 +24,7 @@ __all__ = [
     "FieldError",
     "SpatialTransform",
     "corner_jacobians_minimum",
+    "fade_to_border",
     "field_from_study",
     "field_to_study",
     "fold_mask",

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
+from SegGuidedMMRegLib.border import continued_without_folds
 from SegGuidedMMRegLib.displacement import DisplacementField, FieldError, SpatialTransform, interpolate
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 
@@ -116,10 +117,12 @@ def _spline_sampled(u: FloatArray, voxels: FloatArray) -> FloatArray:
     ]
     for component in components:
         component.SetOrigin([-float(_SPLINE_MARGIN)] * d)
+    last = np.asarray(u.shape[:d][::-1]) - 1
+    near = np.clip(voxels, 2 - _SPLINE_MARGIN, last + _SPLINE_MARGIN - 2)  # u is constant from there on
     out = np.empty_like(voxels)
     for start in range(0, len(voxels), _SPLINE_CHUNK):
         part = slice(start, start + _SPLINE_CHUNK)
-        out[part] = _spline_chunk(components, voxels[part])
+        out[part] = _spline_chunk(components, near[part])
     return out
 
 
@@ -146,7 +149,6 @@ def _spline_chunk(components: list[sitk.Image], voxels: FloatArray) -> FloatArra
             np.eye(d).ravel().tolist(),
             0.0,
             sitk.sitkFloat64,
-            True,
         )
         columns.append(sitk.GetArrayFromImage(values).ravel()[:count])
     return np.stack(columns, axis=1)
@@ -171,8 +173,8 @@ def pair_transforms(  # noqa: PLR0917
     points) and its inverse. Each is split as T(x) = A (x + u(x)): forward has A = A_moving A_fixed^-1 and u
     on the fixed grid with x + u(x) = A_fixed phi(A_fixed^-1 x), so that u holds all that bends and none of a
     reflection; inverse the same with the images swapped, on the moving grid. phi is interpolated by cubic
-    B-splines, and continues beyond the study grid with the displacement of its border. The inverse is solved
-    for at each of its voxels.
+    B-splines, and continues beyond the study grid with the displacement of its border (`border.py`). The
+    inverse is solved for at each of its voxels.
 
     Args:
         phi: on the study grid, fixed to moving, without folds.
@@ -188,6 +190,7 @@ def pair_transforms(  # noqa: PLR0917
         forward on the fixed grid and inverse on the moving grid (or coarser ones that cover them).
     """
     to_fixed, to_moving = np.asarray(study_to_fixed, dtype=float), np.asarray(study_to_moving, dtype=float)
+    phi = continued_without_folds(phi)
     u = np.ascontiguousarray(phi.displacement_voxels[..., : phi.grid.dimension], dtype=np.float64)
     forward_grid, inverse_grid = (
         _delivery_grid(fixed_grid, spacing_mm),
