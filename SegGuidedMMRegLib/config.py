@@ -8,6 +8,7 @@ from it; unknown keys are refused with the nearest known one.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -239,6 +240,38 @@ def config_from_dict(record: dict[str, Any], where: str = "settings") -> Config:
         return Config.model_validate(merged)
     except ValidationError as error:
         raise ValueError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+
+
+def override(
+    config: Config,
+    preset_name: PresetName | None = None,
+    path: Path | None = None,
+    settings: Sequence[str] = (),
+) -> Config:
+    """`config`, or the preset or file named instead of it, with settings like `segmentation.steps=500`.
+
+    Raises:
+        ValueError: if both preset and file are named, or naming the setting that does not fit.
+    """
+    if preset_name is not None and path is not None:
+        raise ValueError("Give --preset or --config, not both: the file names its own preset.")
+    if path is not None:
+        config = load_config(path)
+    elif preset_name is not None:
+        config = preset(preset_name)
+    record: dict[str, Any] = config.model_dump(mode="json")
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise ValueError(
+                f"--set {setting!r}: expected SECTION.SETTING=VALUE, like segmentation.steps=500."
+            )
+        try:
+            record.setdefault(section, {})[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {setting!r}: {text!r} is not readable as a value.") from None
+    return config_from_dict(record, where="--set") if settings else config
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -1,0 +1,48 @@
+"""`segmmreg info`: this machine, and a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what this machine has and what is missing; with a study, what it holds."""
+
+    study: Positional[Path | None] = None
+    """Folder of a study."""
+
+    def run(self) -> int:
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.environment import facts
+
+        found = facts() if self.study is None else []
+        with reporting() as reporter:
+            for fact in found:
+                reporter.log(
+                    f"{fact.name:<20} {fact.value}" + (f"   -> {fact.remedy}" if fact.remedy else "")
+                )
+            for line in _study_lines(self.study) if self.study is not None else []:
+                reporter.log(line)
+        return 1 if any(f.remedy for f in found) else 0
+
+
+def _study_lines(folder: Path) -> list[str]:
+    from SegGuidedMMRegLib.commands.bring import summary
+    from SegGuidedMMRegLib.study import Study
+
+    study = Study.open(folder)
+    lines = [f"{study.name}: {study.dimension}D, preset {study.config.preset}", *summary(study)]
+    for case in study.cases:
+        parts = (
+            case.role.value,
+            f"subject {case.subject}",
+            "mirrored" if case.mirrored else "",
+            f"labels for {case.label_use}" if case.label_use else "",
+            "landmarks" if case.landmarks else "",
+        )
+        lines.append(f"  {case.key}: {', '.join(p for p in parts if p)}")
+    return lines

@@ -1,0 +1,217 @@
+"""`segmmreg apply` and `segmmreg export`: what is done with transform files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from SegGuidedMMRegLib.commands.work import _suffix
+
+if TYPE_CHECKING:
+    from SegGuidedMMRegLib.displacement import SpatialTransform
+    from SegGuidedMMRegLib.space import Grid
+
+_POINTS = (".csv", ".fcsv", ".json")
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Move images, label maps or points with a transform file.
+
+    A file maps points of the fixed image to points of the moving image. So forward.h5 resamples the MOVING
+    image onto the fixed one (--reference FIXED), and takes POINTS of the FIXED image to the moving one.
+    Points of the moving image go to the fixed one with inverse.h5, which also resamples the fixed image onto
+    the moving one.
+
+    Examples: segmmreg apply forward.h5 moving.nrrd --reference fixed.nrrd --out warped.nrrd;
+    segmmreg apply inverse.h5 moving_points.mrk.json --out in_fixed.mrk.json
+    """
+
+    transform: Positional[Path]
+    """forward.h5, inverse.h5, or the same as .tfm, .nrrd, .nii.gz, .mha."""
+    files: Positional[tuple[Path, ...]]
+    """Images, label maps (.seg.nrrd, or any with --labels), or points (.csv, .fcsv, .mrk.json)."""
+    out: Path
+    """File for one result; folder for several."""
+    reference: Path | None = None
+    """Image on whose grid the results lie (needed for images and label maps)."""
+    labels: bool = False
+    """All images are label maps: nearest neighbour."""
+    interpolation: Literal["linear", "nearest", "bspline"] = "linear"
+    """For images."""
+    outside: float = 0.0
+    """Value where the image does not reach; for CT, for example, -1000."""
+    overwrite: bool = False
+    """Replace results that exist."""
+
+    def run(self) -> None:
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.images import read_image
+        from SegGuidedMMRegLib.transform_files import read_transform
+
+        outputs = self._outputs()
+        transform = read_transform(self.transform)
+        grid = None if self.reference is None else read_image(self.reference).grid
+        with reporting() as reporter:
+            for path, out in zip(self.files, outputs, strict=True):
+                if _is_points(path):
+                    note = _move_points(transform, path, out)
+                else:
+                    note = self._move_image(transform, path, out, grid)
+                reporter.log(f"{out}{note}")
+
+    def _outputs(self) -> list[Path]:
+        if not self.files:
+            raise ValueError("Name at least one image, label map or points file.")
+        if len(self.files) == 1 and self.out.suffix and not self.out.is_dir():
+            outputs = [self.out]
+        else:
+            outputs = [self.out / path.name for path in self.files]
+        if len(set(outputs)) < len(outputs):
+            raise ValueError(
+                "Two of the files have the same name: move them in two calls, with two --out folders."
+            )
+        for out in outputs:
+            refuse_existing(out, self.overwrite)
+        return outputs
+
+    def _move_image(self, transform: SpatialTransform, path: Path, out: Path, grid: Grid | None) -> str:
+        from SegGuidedMMRegLib.images import Segment, read_image, read_labels, write_image, write_labels
+
+        if grid is None:
+            raise ValueError(f"{path}: give --reference, the image on whose grid the result shall lie.")
+        if not (self.labels or path.name.lower().endswith(".seg.nrrd")):
+            moved = transform.warp_image(read_image(path), grid, self.interpolation, self.outside)
+            write_image(moved, out)
+            return ""
+        labels = read_labels(path)
+        values = sorted({int(v) for v in set(labels.array.ravel().tolist())} - {0})
+        named = {s.value: s for s in labels.segments}
+        grey = (128, 128, 128)
+        segments = labels.segments or tuple(
+            Segment(v, f"structure {v}", grey) for v in values if v not in named
+        )
+        write_labels(transform.warp_labels(labels, grid), segments, out)
+        return ""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write registered pairs' transforms in other formats or on a coarser grid, and the resampled images.
+
+    Pairs that are marked failed are left out. Example: segmmreg export knees --out for_slicer --formats .nrrd
+    --spacing 2
+    """
+
+    study: Positional[Path]
+    """Folder of the study."""
+    pairs: Positional[tuple[str, ...]] = ()
+    """Folders in registrations/, such as case1--case7; all without it."""
+    out: Path | None = None
+    """Folder to write to; a subfolder a pair."""
+    formats: tuple[str, ...] = (".h5",)
+    """Of the transforms: .h5, .tfm, .nrrd, .nii.gz, .mha."""
+    spacing: float | None = None
+    """Spacing of the written fields in mm; as they are without it."""
+    volumes: Literal[".nrrd", ".nii.gz", ".mha", "none"] = ".nrrd"
+    """Format of the resampled images and labels; none leaves them out."""
+    overwrite: bool = False
+    """Replace files that exist."""
+
+    def run(self) -> None:
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.study import Study
+
+        study = Study.open(self.study)
+        if self.out is None:
+            raise ValueError("Give --out FOLDER to export to.")
+        formats = [_suffix(f) for f in self.formats]
+        folders = self._folders(study.folder / "registrations")
+        jobs = [(folder, self.out / folder.name) for folder in folders]
+        for folder, target in jobs:
+            for path in self._targets(folder, target, formats):
+                refuse_existing(path, self.overwrite)
+        with reporting() as reporter:
+            for folder, target in jobs:
+                if reasons := _failure(folder):
+                    reporter.log(f"left out: {folder.name} failed: {reasons}")
+                    continue
+                self._export(folder, target, formats)
+                reporter.log(str(target))
+
+    def _folders(self, root: Path) -> list[Path]:
+        known = sorted(p for p in root.glob("*--*") if p.is_dir()) if root.is_dir() else []
+        if not self.pairs:
+            if not known:
+                raise ValueError(f"{root}: there are no registered pairs; `segmmreg register` makes them.")
+            return known
+        names = {p.name: p for p in known}
+        if unknown := [p for p in self.pairs if p not in names]:
+            raise ValueError(
+                f"{root}: there is no pair {unknown[0]!r}; there are {', '.join(names) or 'none'}."
+            )
+        return [names[p] for p in self.pairs]
+
+    def _targets(self, folder: Path, target: Path, formats: list[str]) -> list[Path]:
+        paths = [target / f"{name}{suffix}" for name in ("forward", "inverse") for suffix in formats]
+        return [*paths, *(out for _, out in self._volumes(folder, target))]
+
+    def _volumes(self, folder: Path, target: Path) -> list[tuple[Path, Path]]:
+        if self.volumes == "none":
+            return []
+        suffix = ".seg.nrrd" if self.volumes == ".nrrd" else self.volumes
+        both = (
+            ("warped_image.nrrd", f"warped_image{self.volumes}"),
+            ("warped_labels.seg.nrrd", f"warped_labels{suffix}"),
+        )
+        return [(folder / name, target / out) for name, out in both if (folder / name).is_file()]
+
+    def _export(self, folder: Path, target: Path, formats: list[str]) -> None:
+        from SegGuidedMMRegLib.images import read_image, read_labels, write_image, write_labels
+        from SegGuidedMMRegLib.transform_files import read_transform, write_transform
+
+        for name in ("forward", "inverse"):
+            transform = read_transform(folder / f"{name}.h5")
+            for suffix in formats:
+                write_transform(transform, target / f"{name}{suffix}", spacing_mm=self.spacing)
+        for path, out in self._volumes(folder, target):
+            if path.name.endswith(".seg.nrrd"):
+                labels = read_labels(path)
+                write_labels(labels, labels.segments, out)
+            else:
+                write_image(read_image(path), out)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if `path` exists and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; give --overwrite to replace it, or another --out.")
+
+
+def _is_points(path: Path) -> bool:
+    return path.name.lower().endswith(_POINTS)
+
+
+def _move_points(transform: SpatialTransform, path: Path, out: Path) -> str:
+    from SegGuidedMMRegLib.points import read_points, write_points
+
+    points = read_points(path)
+    moved = replace(points, points_lps_mm=transform.transform_points(points.points_lps_mm))
+    write_points(moved, out)
+    outside = int((~transform.field.grid.contains(points.points_lps_mm, margin_voxels=-0.5)).sum())
+    if not outside:
+        return ""
+    of = len(points.points_lps_mm)
+    return f" ({outside} of {of} points lie outside the transform's grid: only its affine part moved them)"
+
+
+def _failure(folder: Path) -> str | None:
+    path = folder / "report.json"
+    if not path.is_file():
+        return "report.json is missing; register the pair again"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return None if report.get("status") == "ok" else "; ".join(report.get("reasons", ["no reason given"]))

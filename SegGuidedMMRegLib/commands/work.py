@@ -1,0 +1,285 @@
+"""`segmmreg demo`, `train`, `segment`, `register`, `evaluate` and `report`: the long work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from SegGuidedMMRegLib.commands.bring import Settings
+
+if TYPE_CHECKING:
+    from SegGuidedMMRegLib.inference import Sample
+    from SegGuidedMMRegLib.jobs import Output
+    from SegGuidedMMRegLib.pair_report import Report
+    from SegGuidedMMRegLib.study import Study
+
+
+@dataclass(frozen=True)
+class Demo:
+    """See it all on drawn knees: a study, its training, registrations, and a report.
+
+    Example: segmmreg demo demo
+    """
+
+    folder: Positional[Path]
+    """Where to put it."""
+    preset: Literal["default", "quick", "paper"] = "quick"
+    """quick takes minutes on two cores."""
+    dimension: Literal[2, 3] = 2
+    """Of the images."""
+    seed: int = 0
+    """Of knees and training."""
+    events: bool = False
+    """Print JSON lines for another program."""
+
+    def run(self) -> None:
+        from SegGuidedMMRegLib import demo
+        from SegGuidedMMRegLib.console import reporting
+
+        with reporting(self.events) as reporter:
+            demo.run(
+                self.folder, preset=self.preset, seed=self.seed, dimension=self.dimension, reporter=reporter
+            )
+
+
+@dataclass(frozen=True)
+class Train:
+    """Run the stages that are missing or out of date; what was cut off goes on where it was.
+
+    Example: segmmreg train knees --set segmentation.steps=500
+    """
+
+    study: Positional[Path]
+    """Folder of the study."""
+    stage: tuple[str, ...] = ()
+    """Only these, and what they need: prealign, augmentation, segmentation, adaptation, registration."""
+    settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    events: bool = False
+    """Print JSON lines for another program."""
+
+    def run(self) -> None:
+        from SegGuidedMMRegLib.config import override
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.study import Study
+
+        study = Study.open(self.study)
+        wanted = self.settings
+        config = override(study.config, wanted.preset, wanted.config, wanted.set)
+        if config != study.config:
+            study = replace(study, config=config)
+            study.save()
+        with reporting(self.events) as reporter:
+            from SegGuidedMMRegLib import pipeline
+
+            pipeline.train(study, self.stage or None, reporter)
+            reporter.result("train", study=str(self.study))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segment images with a trained study: all of its own, or others.
+
+    Examples: segmmreg segment knees; segmmreg segment knees new1.png new2.png --modality radiograph --out
+    results
+    """
+
+    study: Positional[Path]
+    """Folder of the study."""
+    images: Positional[tuple[Path, ...]] = ()
+    """Image files from outside the study; none: all images of the study, into its predictions folder."""
+    modality: str | None = None
+    """Of these images: the name of the source or the target modality."""
+    out: Path | None = None
+    """Folder for the segmentations of these images."""
+    mirrored: bool = False
+    """These images show the other side of the body."""
+    probabilities: bool = False
+    """Also write a volume of probabilities a structure."""
+    events: bool = False
+    """Print JSON lines for another program."""
+
+    def run(self) -> None:
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.study import Study
+
+        study = Study.open(self.study)
+        if self.images and (self.modality is None or self.out is None):
+            raise ValueError(
+                f"Images from outside the study need --modality ({study.source} or {study.target}) and "
+                "--out FOLDER."
+            )
+        if not self.images and (self.out or self.modality or self.mirrored or self.probabilities):
+            raise ValueError("--modality, --out, --mirrored and --probabilities go with images; name some.")
+        with reporting(self.events) as reporter:
+            from SegGuidedMMRegLib import jobs
+
+            if self.images and self.modality is not None and self.out is not None:
+                written = jobs.segment_files(
+                    study,
+                    self.images,
+                    self.modality,
+                    self.out,
+                    mirrored=self.mirrored,
+                    probabilities=self.probabilities,
+                    reporter=reporter,
+                )
+            else:
+                written = jobs.segment_study(study, reporter)
+            where = self.out or study.folder / "predictions"
+            reporter.result("segment", files=len(written), folder=str(where))
+
+
+@dataclass(frozen=True)
+class Register:
+    """Register a moving image to a fixed one, or all test images of the source to all of the target.
+
+    Writes forward.h5 (for resampling the moving image onto the fixed one) and inverse.h5, the warped image
+    and labels, and report.json.
+
+    Examples: segmmreg register knees; segmmreg register knees case1 case7;
+    segmmreg register knees a.nrrd b.nrrd --out result
+    """
+
+    study: Positional[Path]
+    """Folder of the study."""
+    moving: Positional[str | None] = None
+    """A case of the study, or an image file."""
+    fixed: Positional[str | None] = None
+    """A case of the study, or an image file."""
+    moving_labels: Path | None = None
+    """Segmentation to use instead of the predicted one."""
+    fixed_labels: Path | None = None
+    """Segmentation to use instead of the predicted one."""
+    moving_modality: str | None = None
+    """Of a moving image file; the source without it."""
+    fixed_modality: str | None = None
+    """Of a fixed image file; the target without it."""
+    moving_mirrored: bool = False
+    """The moving image file shows the other side of the body."""
+    fixed_mirrored: bool = False
+    """The fixed image file shows the other side of the body."""
+    out: Path | None = None
+    """Folder for the result; registrations/MOVING--FIXED of the study without it."""
+    formats: tuple[str, ...] = ()
+    """Also write the transforms as .nrrd, .nii.gz, .mha or .tfm."""
+    spacing: float | None = None
+    """Spacing of the written fields in mm; that of the images without it."""
+    events: bool = False
+    """Print JSON lines for another program."""
+
+    def run(self) -> int:
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.study import Study
+
+        study = Study.open(self.study)
+        if (self.moving is None) != (self.fixed is None):
+            raise ValueError("Name a moving and a fixed image, or none for all test pairs.")
+        if self.moving is None and (self.moving_labels or self.fixed_labels or self.out):
+            raise ValueError("--moving-labels, --fixed-labels and --out go with one pair; name it.")
+        with reporting(self.events) as reporter:
+            from SegGuidedMMRegLib import jobs
+
+            output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing)
+            if self.moving is not None and self.fixed is not None:
+                reports = [self._one(study, self.moving, self.fixed, output)]
+            else:
+                reports = jobs.register_study(study, output=output, reporter=reporter)
+            failed = [r for r in reports if r["status"] != "ok"]
+            if self.moving is not None and failed:
+                reporter.log(f"failed: {'; '.join(failed[0]['reasons'])}")
+            reporter.result(
+                "register", pairs=len(reports), failed=len(failed), folder=str(self._folder(study))
+            )
+        return 1 if len(failed) == len(reports) else 0
+
+    def _folder(self, study: Study) -> Path:
+        return self.out or study.folder / "registrations"
+
+    def _one(self, study: Study, moving: str, fixed: str, output: Output) -> Report:
+        from SegGuidedMMRegLib import jobs
+        from SegGuidedMMRegLib.label_import import read_matching_labels
+
+        sides = (
+            self._sample(study, moving, self.moving_modality or study.source, self.moving_mirrored),
+            self._sample(study, fixed, self.fixed_modality or study.target, self.fixed_mirrored),
+        )
+        given = [
+            None if path is None else read_matching_labels(path, side.image, study.structures)
+            for path, side in zip((self.moving_labels, self.fixed_labels), sides, strict=True)
+        ]
+        names = [side.case or side.name for side in sides]
+        out = self.out or study.registration_folder(*names)
+        return jobs.register_files(
+            study, *sides, out, moving_labels=given[0], fixed_labels=given[1], output=output
+        )
+
+    @staticmethod
+    def _sample(study: Study, text: str, modality: str, mirrored: bool) -> Sample:
+        from SegGuidedMMRegLib.inference import Sample
+
+        if any(text in (c.name, c.key) for c in study.cases):
+            return Sample.of_case(study, study.case(text))
+        if not Path(text).exists():
+            raise ValueError(
+                f"{text!r} is neither a case of the study (`segmmreg info {study.folder}` lists them) nor "
+                "a file."
+            )
+        return Sample.of_file(study, Path(text), modality, mirrored=mirrored)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure predictions and registrations against labels and landmarks: evaluation.csv and evaluation.json.
+
+    Example: segmmreg evaluate knees
+    """
+
+    study: Positional[Path]
+    """Folder of the study."""
+    events: bool = False
+    """Print JSON lines for another program."""
+
+    def run(self) -> None:
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.study import Study
+
+        study = Study.open(self.study)
+        with reporting(self.events) as reporter:
+            from SegGuidedMMRegLib.evaluation import evaluate
+
+            evaluate(study, reporter)
+            reporter.result("evaluate", table=str(study.folder / "evaluation.csv"))
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """Write report.html: one page with pictures and tables of the whole study.
+
+    Example: segmmreg report knees
+    """
+
+    study: Positional[Path]
+    """Folder of the study."""
+    events: bool = False
+    """Print JSON lines for another program."""
+
+    def run(self) -> None:
+        from SegGuidedMMRegLib.console import reporting
+        from SegGuidedMMRegLib.study import Study
+
+        study = Study.open(self.study)
+        with reporting(self.events) as reporter:
+            from SegGuidedMMRegLib.report import write_report
+
+            reporter.result("report", page=str(write_report(study, reporter)))
+
+
+def _suffix(text: str) -> str:
+    known = (".nrrd", ".nii.gz", ".mha", ".tfm", ".h5")
+    suffix = text if text.startswith(".") else f".{text}"
+    if suffix not in known:
+        raise ValueError(f"Transforms can be written as {', '.join(known)}, not {text!r}.")
+    return suffix
