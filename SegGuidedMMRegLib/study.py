@@ -219,8 +219,14 @@ class Study:
 
     def registration_folder(self, moving: Case | str, fixed: Case | str) -> Path:
         """Where the registration of `moving` to `fixed` lies; a name is an image outside the study."""
-        names = [check_name(c.name if isinstance(c, Case) else c, "case") for c in (moving, fixed)]
-        return self.folder / "registrations" / "--".join(names)
+        return self.folder / "registrations" / f"{self._file_name(moving)}--{self._file_name(fixed)}"
+
+    def _file_name(self, case: Case | str) -> str:
+        """The name of the case; with its modality, where both modalities have a case of this name."""
+        if isinstance(case, str):
+            return check_name(case, "case")
+        shared = sum(c.name.casefold() == case.name.casefold() for c in self.cases) > 1
+        return f"{case.modality}_{case.name}" if shared else case.name
 
     # -- pre-alignment ----------------------------------------------------------------------------------
     @property
