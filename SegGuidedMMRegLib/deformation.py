@@ -91,23 +91,31 @@ def gaussian_smooth(image: Tensor, sigma_voxels: float | tuple[float, ...]) -> T
     sigmas = (sigma_voxels,) * dimension if isinstance(sigma_voxels, (int, float)) else sigma_voxels
     for axis, sigma in enumerate(sigmas):
         if sigma > 0:
-            image = _convolve_axis(image, _gaussian_kernel(sigma, image), axis)
+            image = apply_along_axis(image, _gaussian_matrix(sigma, image.shape[axis + 2], image), axis)
     return image
 
 
-def _gaussian_kernel(sigma: float, like: Tensor) -> Tensor:
+def apply_along_axis(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """`matrix` [m, n] times every line of `image` [N, C, *shape] along a spatial axis: n voxels become m.
+
+    On a CPU this is about ten times as fast as a convolution of one channel.
+    """
+    shape = image.shape
+    behind = shape[axis + 3 :].numel()
+    if behind == 1:
+        return torch.matmul(image, matrix.T)
+    lines = image.reshape(-1, shape[axis + 2], behind)
+    return torch.matmul(matrix, lines).reshape(*shape[: axis + 2], len(matrix), *shape[axis + 3 :])
+
+
+def _gaussian_matrix(sigma: float, voxels: int, like: Tensor) -> Tensor:
+    """[n, n]: row i holds the weights of the voxels in blurred voxel i; weights outside go to the border."""
     radius = max(int(3 * sigma + 0.5), 1)
-    x = torch.arange(-radius, radius + 1, device=like.device, dtype=like.dtype)
-    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-    return kernel / kernel.sum()
-
-
-def _convolve_axis(image: Tensor, kernel: Tensor, axis: int) -> Tensor:
-    moved = image.movedim(axis + 2, -1)
-    rows = moved.reshape(-1, 1, moved.shape[-1])
-    radius = kernel.numel() // 2
-    rows = F.conv1d(F.pad(rows, (radius, radius), mode="replicate"), kernel.view(1, 1, -1))
-    return rows.reshape(moved.shape).movedim(-1, axis + 2)
+    offset = torch.arange(-radius, radius + 1, device=like.device)
+    kernel = torch.exp(-0.5 * (offset.to(like.dtype) / sigma) ** 2)
+    index = (torch.arange(voxels, device=like.device)[:, None] + offset).clamp(0, voxels - 1)
+    weights = (kernel / kernel.sum()).expand(voxels, -1)
+    return torch.zeros((voxels, voxels), device=like.device, dtype=like.dtype).scatter_add_(1, index, weights)
 
 
 def border_fade(shape: tuple[int, ...], voxels: int, device: torch.device | str | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from SegGuidedMMRegLib.deformation import identity_voxels, sample
+from SegGuidedMMRegLib.deformation import apply_along_axis, identity_voxels, sample
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def upsample_smoothly(control: Tensor, shape: tuple[int, ...]) -> Tensor:
     The first and last control points lie on the first and last voxels; beyond them the border value goes on.
     """
     for axis, n in enumerate(shape):
-        weights = _spline_weights(control.shape[axis + 2], n, control)
-        control = torch.movedim(torch.movedim(control, axis + 2, -1) @ weights, -1, axis + 2)
+        control = apply_along_axis(control, _spline_weights(control.shape[axis + 2], n, control).T, axis)
     return control
 
 
