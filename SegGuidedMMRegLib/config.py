@@ -227,7 +227,7 @@ def config_from_dict(record: dict[str, Any], where: str = "settings") -> Config:
         ValueError: naming `where`, the key and the nearest known key.
     """
     name = record.get("preset", "default")
-    if name not in _PRESETS:
+    if not isinstance(name, str) or name not in _PRESETS:
         raise ValueError(f"{where}: preset must be one of {', '.join(_PRESETS)}, got {name!r}.")
     merged: dict[str, Any] = {"preset": name}
     for section in {*_PRESETS[name], *record} - {"preset"}:
@@ -263,7 +263,7 @@ def override(
     for setting in settings:
         name, equals, text = setting.partition("=")
         section, dot, key = name.strip().partition(".")
-        if not (equals and dot and key):
+        if not (equals and dot and key) or section == "preset":
             raise ValueError(
                 f"--set {setting!r}: expected SECTION.SETTING=VALUE, like segmentation.steps=500."
             )
