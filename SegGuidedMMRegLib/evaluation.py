@@ -250,6 +250,8 @@ def _registration_rows(report: Report) -> list[Row]:
                     value,
                     "" if value is not None else measured["reason"] or "",
                 )
+        if structure.get("covered") is not None:
+            add("after", structure["name"], "covered_share", structure["covered"])
         if structure.get("folds"):
             add("after", structure["name"], "folded_voxels", structure["folds"]["folded"])
     if report["folds"]:

@@ -4,7 +4,10 @@ Overlaps and distances are measured on the fixed grid, between fixed labels and 
 
 * `identity`: as the files lie in physical space; only where the two images overlap there,
 * `before`: by the pre-alignment alone, A_moving · A_fixed⁻¹,
-* `after`: by the whole forward transform.
+* `after`: by the whole forward transform,
+* `in_view`: the same, looking only where the moving image reaches. Where it ends earlier than the fixed one,
+  the rest of a structure counts as missing in `after`, however good the transform; `in_view` is free of that,
+  and `covered` says how much of each fixed structure it has seen.
 
 True labels are compared where both sides have them, else predictions; `labels` in the report says which. A
 pair fails if a voxel of either direction folds or if going there and back misses the start by more than the
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
 REPORT_NAME = "report.json"
 MEASURES = ("dice", "hd95_mm", "assd_mm")
-STATES = ("identity", "before", "after")
+STATES = ("identity", "before", "after", "in_view")
 MEAN_LIMIT_VOXELS = 0.1
 """Largest mean forward∘inverse error, in voxels, of a pair that counts as registered."""
 MAX_LIMIT_VOXELS = 0.5
@@ -209,12 +212,14 @@ def on_grid(labels: Image, grid: Grid) -> Image:
 def _moved_labels(
     moving: Image, moving_grid: Grid, grid: Grid, forward: SpatialTransform, prealignment_lps: FloatArray
 ) -> dict[str, NDArray[Any]]:
-    """The moving labels on the fixed grid in each state that applies."""
+    """The moving labels on the fixed grid in each state that applies; `view` is where the moving image is."""
     found = {}
     if share_frame(moving_grid, grid):
         found["identity"] = resample(moving, grid, None, interpolation="nearest").array
     found["before"] = resample(moving, grid, prealignment_lps, interpolation="nearest").array
     found["after"] = forward.warp_labels(moving, grid).array
+    everywhere = Image(np.ones(moving_grid.shape, dtype=np.uint8), moving_grid)
+    found["view"] = forward.warp_labels(everywhere, grid).array > 0
     return found
 
 
@@ -237,15 +242,22 @@ def _structures(
         "a_name": f"the moving {_spoken(labels.moving_kind)}",
         "b_name": f"the fixed {_spoken(labels.fixed_kind)}",
     }
+    view = moved["view"]
     states = {
-        state: metrics.compare(array, fixed, values, grid.axis_spacing, **names)
-        for state, array in moved.items()
+        state: metrics.compare(moved[state], fixed, values, grid.axis_spacing, **names)
+        for state in ("identity", "before", "after")
+        if state in moved
     }
+    states["in_view"] = metrics.compare(
+        np.where(view, moved["after"], 0), np.where(view, fixed, 0), values, grid.axis_spacing, **names
+    )
     rows = []
     for n, structure in enumerate(structures):
         row: dict[str, Any] = {"value": structure.value, "name": structure.name}
         for state in STATES:
             row[state] = _measures(states[state][n]) if state in states else None
+        within = fixed == structure.value
+        row["covered"] = float(view[within].mean()) if within.any() else None
         row["folds"] = folds["structures"][n]
         rows.append(row)
     return rows
@@ -324,6 +336,9 @@ def _why_failed(folds: Mapping[str, Any], consistency: Mapping[str, float]) -> l
 
 def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = [f"{row['name']} is {row['after']['reason']}" for row in rows if row["after"]["reason"]]
+    cut = [f"{row['name']} ({1 - row['covered']:.0%})" for row in rows if (row["covered"] or 1.0) < 0.95]
+    if cut:
+        found.append(f"lies partly outside the moving image: {', '.join(cut)}")
     for row in rows:
         before, after = row["before"]["dice"], row["after"]["dice"]
         if before is not None and after is not None and after < before - 0.01:

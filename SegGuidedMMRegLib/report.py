@@ -16,13 +16,13 @@ from SegGuidedMMRegLib import __version__, charts, pictures
 from SegGuidedMMRegLib.evaluation import (
     CSV_NAME,
     JSON_NAME,
+    PLAIN,
     SEEN,
     WITH,
     WITHOUT,
     Evaluation,
     against_of,
     evaluate,
-    group_of,
     predictions_of,
 )
 from SegGuidedMMRegLib.files import write_text_atomically
@@ -162,13 +162,12 @@ def _render(
         summary=evaluation.summary,
         headline=evaluation.summary["headline"],
         roles=_roles(study),
-        groups=[*(role.value for role in Role), SEEN],
-        group_of=group_of,
+        states=(WITHOUT, PLAIN, WITH),
+        groups=(Role.TEST.value, Role.VALIDATION.value, Role.TRAIN.value, SEEN),
         colour_of=colour_of,
         galleries=galleries,
         reports=reports,
         pairs=pairs,
-        against_of=against_of,
         failures=[r for r in reports if r["status"] != "ok"],
         adaptation=adaptation,
         curves=_curves(study),
@@ -179,7 +178,7 @@ def _render(
         limits=(MEAN_LIMIT_VOXELS, MAX_LIMIT_VOXELS),
         stages=_stages(study),
         versions={"SegGuidedMMReg": __version__, "Python": platform.python_version()},
-        names={"with": WITH, "without": WITHOUT, "csv": CSV_NAME, "json": JSON_NAME},
+        names={"csv": CSV_NAME, "json": JSON_NAME},
         written=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
     )
 

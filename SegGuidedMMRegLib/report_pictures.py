@@ -29,11 +29,12 @@ SHOWN_SAMPLES = 6
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture on the page: its bytes as a data URI, a caption, and words for those who cannot see it."""
+    """One picture on the page: bytes as a data URI, caption, words for those who cannot see it, a number."""
 
     source: str
     caption: str
     alternative: str
+    figure: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ def worst_median_best(items: Sequence[T], score: Callable[[T], float | None], ea
     return [*ordered[:each], *ordered[middle : middle + each], *ordered[-each:]]
 
 
-def picture(figure: Figure, caption: str, alternative: str) -> Picture:
+def picture(figure: Figure, caption: str, alternative: str, number: str = "") -> Picture:
     """A figure as a picture of the page."""
     encoded = base64.b64encode(pictures.encode(figure)).decode("ascii")
-    return Picture(f"data:image/jpeg;base64,{encoded}", caption, alternative)
+    return Picture(f"data:image/jpeg;base64,{encoded}", caption, alternative, number)
 
 
 # -- predictions --------------------------------------------------------------------------------------------
@@ -80,8 +81,8 @@ def prediction_strip(study: Study, case: Case, dice: dict[str, float | None]) ->
         view = pictures.fullest_view(image.grid, (predicted if truth is None else truth) > 0)
         figure = pictures.overlay(image.array, view, outlines, study.structures)
         overlap = dice.get(state)
-        caption = state if overlap is None else f"{state}, Dice {overlap:.3f}"
-        shown.append(picture(figure, caption, f"{case.key} {view.name} with outlines, {caption}"))
+        number = "" if overlap is None else f"Dice {overlap:.3f}"
+        shown.append(picture(figure, state, f"{case.key} {view.name} with outlines, {state}", number))
     return Strip(case.name, group_of(case), shown)
 
 
