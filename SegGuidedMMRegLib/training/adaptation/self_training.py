@@ -29,11 +29,15 @@ from SegGuidedMMRegLib.training.adaptation.task import (
     rarity_weights,
 )
 from SegGuidedMMRegLib.training.appearance import AppearanceMix, degrade, quantile_table, recolour
+from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle, seed_of
 from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
 
 _TEACHER_RATE = 0.3
 """Learning rate of the mean teacher phase, as a share of `adaptation.learning_rate`."""
+
+_EXAMPLES = 6
+"""Randomised images kept for the report."""
 
 
 class RandomisedSource:
@@ -159,7 +163,9 @@ class SelfTraining:
 
     def _randomised(self, task: AdaptationTask) -> Snapshot:
         name = "second_try" if self.second_try else "randomised"
-        stage = RandomisedStage(self._start(task), self._source(task), task)
+        source = self._source(task)
+        _keep_examples(source, task)
+        stage = RandomisedStage(self._start(task), source, task)
         _fit(stage, name, task.config.adaptation.randomised_steps, task)
         return task.judged(name, stage.networks["network"])
 
@@ -181,6 +187,13 @@ class SelfTraining:
             return build_segmentation_network(
                 len(task.spacing), len(task.usual.median), task.config.segmentation
             )
+
+
+def _keep_examples(source: RandomisedSource, task: AdaptationTask) -> None:
+    """Write a few of the images that are learned from, for people to look at."""
+    generator = torch.Generator(task.target_images.device)
+    generator.manual_seed(seed_of(task.config.training.seed, "adaptation", "examples"))
+    AugmentedSamples(*source.draw(_EXAMPLES, generator)).save(task.folder)
 
 
 def _prepare(stage: TrainableStage, network: nn.Module, rate: float, task: AdaptationTask) -> None:
