@@ -110,6 +110,9 @@ def new_study(
     rules, reporter = rules or ImportRules(), reporter or Reporter()
     check_new_folder(folder)
     structures = tuple(structures) or find_structures([c.label for c in candidates if c.label is not None])
+    Study(
+        folder, name, rules.dimension or 2, source, target, structures, None, (), config
+    )  # names and values fit
     building = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         progress = Progress(building, structures, rules.spacing_mm, rules.dimension)

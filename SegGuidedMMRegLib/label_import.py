@@ -124,20 +124,15 @@ def _with_study_values(labels: LabelMap, structures: Sequence[Structure]) -> Lab
 
 
 def _on_grid(labels: Image, grid: Grid, path: Path) -> Image:
-    if labels.grid.size == grid.size and (labels.grid.is_close(grid, _APART_VOXELS) or _says_no_place(path)):
+    placeless = _says_no_place(path)
+    if labels.grid.size == grid.size and (placeless or labels.grid.is_close(grid, _APART_VOXELS)):
         return Image(labels.array, grid)
-    if not _on_same_lattice(labels.grid, grid):
+    if placeless or not _is_part_of(labels.grid, grid, path):
         raise StudyError(
             f"{path}: lies on another grid than its image: {_described(labels.grid)}; the image has "
-            f"{_described(grid)}. Resample the labels onto the image (nearest neighbour) and import them "
-            "again."
+            f"{_described(grid)}. Resample the labels onto the image (nearest neighbour), import them again."
         )
-    whole = resample(labels, grid, interpolation="nearest")
-    if int((whole.array > 0).sum()) != int((labels.array > 0).sum()):
-        raise StudyError(
-            f"{path}: reaches out of its image; crop the labels to the image and import them again."
-        )
-    return whole
+    return resample(labels, grid, interpolation="nearest")
 
 
 def _says_no_place(path: Path) -> bool:
@@ -147,21 +142,20 @@ def _says_no_place(path: Path) -> bool:
     )
 
 
-def _on_same_lattice(labels: Grid, image: Grid) -> bool:
-    """Whether the voxels of `labels` are voxels of `image`, or of its continuation."""
+def _is_part_of(labels: Grid, image: Grid, path: Path) -> bool:
+    """Whether `labels` is a box of voxels cut from `image`, as Slicer stores segmentations.
+
+    A smaller box at the same origin is so only in a `.seg.nrrd`; elsewhere it is likely another image's size.
+    """
     if labels.dimension != image.dimension:
         return False
-    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) * np.maximum(
-        np.asarray(labels.size) - 1, 1
-    )
-    if image.dimension == 2:
-        corners[:, 2] = 0
+    last = np.asarray(labels.size) - 1
+    corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * last
     voxels = image.points_to_voxels(labels.voxels_to_points(corners))
-    steps = voxels - voxels[0]
-    return bool(
-        np.abs(voxels - np.rint(voxels)).max() <= _APART_VOXELS
-        and np.abs(steps - (corners - corners[0])).max() <= _APART_VOXELS
-    )
+    first = np.rint(voxels[0])
+    cut = path.name.lower().endswith(".seg.nrrd") or bool(first.any())
+    inside = bool((first >= 0).all() and (first + last < np.asarray(image.size)).all())
+    return cut and inside and bool(np.abs(voxels - (first + corners)).max() <= _APART_VOXELS)
 
 
 def _described(grid: Grid) -> str:

@@ -54,8 +54,8 @@ class Apply:
         from SegGuidedMMRegLib.transform_files import read_transform
 
         outputs = self._outputs()
-        transform = read_transform(self.transform)
         grid = None if self.reference is None else read_image(self.reference).grid
+        transform = read_transform(self.transform, reference=grid)
         with reporting() as reporter:
             for path, out in zip(self.files, outputs, strict=True):
                 if _is_points(path):

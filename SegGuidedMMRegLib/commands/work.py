@@ -36,13 +36,21 @@ class Demo:
     """Print JSON lines for another program."""
 
     def run(self) -> None:
-        from SegGuidedMMRegLib import demo
         from SegGuidedMMRegLib.console import reporting
 
         with reporting(self.events) as reporter:
-            demo.run(
-                self.folder, preset=self.preset, seed=self.seed, dimension=self.dimension, reporter=reporter
+            from SegGuidedMMRegLib.demo import demo_lines, run_demo
+
+            found = run_demo(
+                self.folder,
+                dimension=self.dimension,
+                preset_name=self.preset,
+                seed=self.seed,
+                reporter=reporter,
             )
+            for line in demo_lines(found):
+                reporter.log(line)
+            reporter.result("demo", study=str(found.study.folder), report=str(found.report))
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,9 @@ class Train:
             study = replace(study, config=config)
             study.save()
         with reporting(self.events) as reporter:
-            from SegGuidedMMRegLib import pipeline
+            from SegGuidedMMRegLib.pipeline import train
 
-            pipeline.train(study, self.stage or None, reporter)
+            train(study, self.stage or None, reporter)
             reporter.result("train", study=str(self.study))
 
 
