@@ -154,6 +154,21 @@ class SpatialTransform:
         return resample(moving, fixed_grid, self, interpolation="nearest")
 
 
+def grid_between_corners(grid: Grid, spacing_mm: float | tuple[float, float, float]) -> Grid:
+    """A grid of about the wanted spacing, at most, whose corner voxels are those of `grid`.
+
+    So a coarser field needs no value beyond the border of the finer one.
+    """
+    wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=float), (3,))
+    if not (np.isfinite(wanted).all() and (wanted > 0).all()):
+        raise FieldError(f"The spacing of a field must be above 0 mm, got {spacing_mm}.")
+    length = (np.asarray(grid.size) - 1) * np.asarray(grid.spacing)
+    steps = np.ceil(length / wanted - 1e-6).astype(int)
+    i, j, k = (int(n) + 1 for n in steps)
+    spacing = np.where(steps > 0, length / np.maximum(steps, 1), grid.spacing)
+    return Grid((i, j, k), tuple(spacing), grid.origin, grid.direction)
+
+
 def field_from_study(displacement_voxels: ArrayLike, study_grid: Grid) -> DisplacementField:
     """A displacement as the networks give it, in physical units.
 

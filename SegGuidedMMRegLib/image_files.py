@@ -27,8 +27,8 @@ class ImageError(ValueError):
 def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None) -> sitk.Image:
     """Read one scalar image, of two or three dimensions, in LPS mm.
 
-    DICOM values are rescaled to their physical meaning (slope, intercept), MONOCHROME1 is inverted so that
-    bright means bright. Pictures whose colour channels are all equal become grey.
+    DICOM values are rescaled to their physical meaning (slope, intercept), and MONOCHROME1 is inverted so that
+    bright means bright (ITK's reader does both). Pictures of equal colour channels become grey.
 
     Args:
         path: an image file, or a folder that holds one DICOM series.
@@ -42,8 +42,6 @@ def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None) -> sitk.
     path = Path(path)
     image = _read_series(path) if path.is_dir() else _as_scalar(_read_file(path), path)
     image = _without_time(image, path)
-    if image.HasMetaDataKey(_PHOTOMETRIC) and image.GetMetaData(_PHOTOMETRIC).strip() == "MONOCHROME1":
-        image = _inverted(image)
     if _is_dicom(image):
         return _with_tagged_spacing(image, spacing_mm, path)
     if _is_picture(path) and not _trusted_density(image):
@@ -118,10 +116,11 @@ def _as_scalar(image: sitk.Image, path: Path) -> sitk.Image:
     if channels == 1:
         return image
     values = sitk.GetArrayViewFromImage(image)
-    if channels in (2, 4) and np.ptp(values[..., -1]) > 0:
+    if _is_picture(path) and channels in (2, 4) and np.ptp(values[..., -1]) > 0:
         raise ImageError(f"{path}: has a layer of transparency. Save one grey channel without it.")
     colours = values[..., : 3 if channels >= 3 else 1]
-    if channels > 4 or (colours != colours[..., :1]).any():
+    greyscale = channels in (3, 4) or (channels == 2 and _is_picture(path))
+    if not greyscale or (colours != colours[..., :1]).any():
         what = "a colour picture" if channels in (3, 4) else f"an image of {channels} values a voxel"
         raise ImageError(
             f"{path}: is {what}, and a grey image is needed. Convert it to one grey channel first "
@@ -153,7 +152,7 @@ def _is_picture(path: Path) -> bool:
 def _trusted_density(image: sitk.Image) -> bool:
     """Whether the resolution of a picture is likely that of the patient, not of a screen or printer."""
     spacing = image.GetSpacing()[0]
-    if not np.isfinite(spacing) or spacing <= 0 or spacing == 1.0:
+    if not np.isfinite(spacing) or spacing <= 0 or abs(spacing - 1) < 1e-4:
         return False
     return not any(abs(25.4 / spacing / dpi - 1) < 5e-3 for dpi in _SCREEN_AND_PRINT_DPI)
 
@@ -215,17 +214,6 @@ def _with_tagged_spacing(image: sitk.Image, spacing_mm: Spacing | None, path: Pa
     ):  # enhanced objects keep it in sequences that ITK has read
         return image
     return image if spacing_mm is None else _with_spacing(image, spacing_mm, path)
-
-
-def _inverted(image: sitk.Image) -> sitk.Image:
-    """Swap dark and bright within the range of the image's values; its meta data stay."""
-    values = sitk.GetArrayViewFromImage(image)
-    low, high = values.min(), values.max()
-    turned = sitk.GetImageFromArray(high - (values - low))
-    turned.CopyInformation(image)
-    for key in image.GetMetaDataKeys():
-        turned.SetMetaData(key, image.GetMetaData(key))
-    return turned
 
 
 def _read_series(folder: Path) -> sitk.Image:

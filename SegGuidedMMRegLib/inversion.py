@@ -7,7 +7,13 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
 from SegGuidedMMRegLib.border import continued_without_folds
-from SegGuidedMMRegLib.displacement import DisplacementField, FieldError, SpatialTransform, interpolate
+from SegGuidedMMRegLib.displacement import (
+    DisplacementField,
+    FieldError,
+    SpatialTransform,
+    grid_between_corners,
+    interpolate,
+)
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 
 _TOLERANCE_VOXELS = 0.01
@@ -184,18 +190,16 @@ def pair_transforms(  # noqa: PLR0917
         study_to_moving: the same of the moving image.
         fixed_grid: of the fixed image.
         moving_grid: of the moving image.
-        spacing_mm: of the delivered fields; None for that of the images.
+        spacing_mm: of the delivered fields, at most; None for that of the images.
 
     Returns:
-        forward on the fixed grid and inverse on the moving grid (or coarser ones that cover them).
+        forward on the fixed grid and inverse on the moving grid, or coarser ones with the same corners.
     """
     to_fixed, to_moving = np.asarray(study_to_fixed, dtype=float), np.asarray(study_to_moving, dtype=float)
     phi = continued_without_folds(phi)
     u = np.ascontiguousarray(phi.displacement_voxels[..., : phi.grid.dimension], dtype=np.float64)
-    forward_grid, inverse_grid = (
-        _delivery_grid(fixed_grid, spacing_mm),
-        _delivery_grid(moving_grid, spacing_mm),
-    )
+    forward_grid = fixed_grid if spacing_mm is None else grid_between_corners(fixed_grid, spacing_mm)
+    inverse_grid = moving_grid if spacing_mm is None else grid_between_corners(moving_grid, spacing_mm)
 
     start = _study_voxels(forward_grid, to_fixed, phi.grid)
     forward = _delivered(_spline_sampled(u, start), phi.grid, to_fixed, forward_grid, to_moving)
@@ -206,12 +210,6 @@ def pair_transforms(  # noqa: PLR0917
     found = _polished(u, targets, found)
     inverse = _delivered(found - targets, phi.grid, to_moving, inverse_grid, to_fixed)
     return forward, inverse
-
-
-def _delivery_grid(grid: Grid, spacing_mm: float | tuple[float, float, float] | None) -> Grid:
-    if spacing_mm is None:
-        return grid
-    return grid.with_spacing(spacing_mm).padded(1)
 
 
 def _study_voxels(grid: Grid, study_to_case: FloatArray, study_grid: Grid) -> FloatArray:

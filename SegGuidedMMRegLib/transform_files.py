@@ -18,7 +18,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from SegGuidedMMRegLib.displacement import DisplacementField, FieldError, SpatialTransform
+from SegGuidedMMRegLib.displacement import (
+    DisplacementField,
+    FieldError,
+    SpatialTransform,
+    grid_between_corners,
+)
 from SegGuidedMMRegLib.files import atomic_path
 from SegGuidedMMRegLib.sampling import grid_of
 from SegGuidedMMRegLib.space import FloatArray, Grid
@@ -44,8 +49,8 @@ def write_transform(
     Args:
         transform: from fixed to moving points.
         path: ends in one of `COMPOSITE_SUFFIXES` or `FIELD_SUFFIXES`.
-        spacing_mm: of the field in the file, where it shall be coarser than the transform's; it then covers
-            one voxel more on each side.
+        spacing_mm: of the field in the file, where it shall be coarser than the transform's. The corners
+            stay where they are, and the spacing is the next smaller one that divides the sides.
         reference: grid of the field in the file, instead of the transform's.
 
     Raises:
@@ -55,7 +60,7 @@ def write_transform(
     suffix = _suffix(path)
     grid = reference or transform.field.grid
     if spacing_mm is not None:
-        grid = grid.with_spacing(spacing_mm).padded(1)
+        grid = grid_between_corners(grid, spacing_mm)
     with atomic_path(path) as temporary:
         if suffix in COMPOSITE_SUFFIXES:
             sitk.WriteTransform(_resampled(transform, grid).to_sitk(), str(temporary))
