@@ -35,6 +35,7 @@ JACOBIAN_LIMIT = 1.0
 
 _DPI = 100
 _TRACED_SIDE = 800
+_WINDOW_VALUES = 500_000
 _GRID_LINES = 24
 _FOLD_COLOR = "#ff00c8"
 _DIVERGING = "RdBu_r"
@@ -225,7 +226,7 @@ def encode(figure: Figure, *, quality: int = 85) -> bytes:
 class _Canvas:
     """A figure that one picture fills. Its coordinates are the indices of the picture's pixels.
 
-    Outlines and lines of very large pictures are traced on every n-th pixel.
+    Of very large pictures, blocks of pixels are averaged, and lines are traced on every n-th pixel.
     """
 
     def __init__(self, view: View, shape: Sequence[int]) -> None:
@@ -242,7 +243,9 @@ class _Canvas:
         self._step = max(1, -(-max(self._rows, self._columns) // _TRACED_SIDE))
 
     def show(self, pixels: NDArray[Any], **colours: Any) -> None:
-        extent = (-0.5, self._columns - 0.5, self._rows - 0.5, -0.5)
+        pixels = _averaged(pixels, self._step)
+        rows, columns = (n * self._step - 0.5 for n in pixels.shape)
+        extent = (-0.5, columns, rows, -0.5)
         self._axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased", **colours)
 
     def outline(
@@ -284,9 +287,18 @@ def _determinant_in(field: DisplacementField, view: View) -> NDArray[Any]:
     return replace(view, index=view.index - first).cut(jacobian_determinant(slab, grid))
 
 
+def _averaged(pixels: NDArray[Any], step: int) -> NDArray[Any]:
+    """Means of blocks of `step` by `step` pixels; what is left over at the end is cut off."""
+    if step == 1:
+        return pixels
+    rows, columns = (n // step for n in pixels.shape)
+    return pixels[: rows * step, : columns * step].reshape(rows, step, columns, step).mean((1, 3))
+
+
 def _unit(image: NDArray[Any], view: View) -> NDArray[Any]:
     """The picture's pixels between the 0.5 and 99.5 percentiles of the whole image, as 0 to 1."""
-    finite = image[np.isfinite(image)]
+    some = image.ravel()[:: max(1, image.size // _WINDOW_VALUES)]
+    finite = some[np.isfinite(some)]
     low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
     span = high - low if high > low else 1.0
     return np.clip((view.cut(image).astype(float) - low) / span, 0, 1)
