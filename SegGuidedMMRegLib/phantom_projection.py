@@ -133,7 +133,7 @@ def _collimated(generator: np.random.Generator, picture: FloatArray) -> FloatArr
     softness = 2.0 / max(rows, columns)
     open_beam = np.ones(picture.shape)
     for side in (u, -u, v, -v):
-        edge = generator.uniform(0.86, 1.25)
+        edge = generator.uniform(0.93, 1.3)
         open_beam *= 1 / (1 + np.exp(np.clip((side - edge) / softness, -50, 50)))
     dark = generator.uniform(0.0, 0.05)
     return dark + (picture - dark) * open_beam

@@ -162,7 +162,7 @@ def _tibia(points: FloatArray) -> FloatArray:
         _ellipsoid(points, (5.0, 2, -8), (5.4, 10, 13.8)), _ellipsoid(points, (-6, 5, -8), (5.2, 9, 12.2))
     )
     body = _smooth_min(body, spines, 4.0)
-    body = _smooth_min(body, _ellipsoid(points, (-3, -19, -38), (9, 7.5, 15)), 9.0)
+    body = _smooth_min(body, _ellipsoid(points, (-3, -18.5, -37), (9.5, 7, 18)), 11.0)
     back = _ellipsoid(points, (0, 37, -5), (11, 15, 26))
     return _smooth_max(body, -back, 6.0)
 

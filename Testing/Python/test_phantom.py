@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SegGuidedMMRegLib import phantom
 from SegGuidedMMRegLib.images import read_image, read_labels
 from SegGuidedMMRegLib.phantom import (
     MODALITIES,
@@ -16,10 +17,10 @@ from SegGuidedMMRegLib.phantom import (
     write_phantom_files,
 )
 from SegGuidedMMRegLib.phantom_maps import BumpLayer, pose_matrix
+from SegGuidedMMRegLib.phantom_projection import radiograph_picture
 from SegGuidedMMRegLib.points import read_points
 
 SIZES = {2: 64, 3: 32}
-BONE_OF = {"femur": 1, "tibia": 2, "fibula": 3, "patella": 4}
 
 
 def knee(seed: int, modality: str = "dxa", dimension: int = 2, **options) -> PhantomKnee:
@@ -33,7 +34,7 @@ def structure_of(landmark: str, dimension: int) -> int:
         return 1 if dimension == 2 else 4
     if "fibula" in landmark:
         return 3
-    return 2 if "tibia" in landmark else 1
+    return 2 if "tibia" in landmark else 1  # "tibial" as well
 
 
 def inside(points: np.ndarray, like: PhantomKnee) -> np.ndarray:
@@ -135,11 +136,8 @@ def test_landmarks_lie_inside_their_bones(dimension: int) -> None:
         made = knee(seed, "dxa", dimension, size=size)
         voxels = np.rint(made.image.grid.points_to_voxels(made.landmarks.points_lps_mm)).astype(int)
         found = made.labels.array[tuple(voxels[:, axis] for axis in range(dimension))[::-1]]
-        femur = ("femur", "femoral", "epicondyle", "notch")
         for name, value in zip(made.landmarks.names, found, strict=True):
-            expected = structure_of(name.replace("tibial", "tibia"), dimension)
-            assert expected == 1 or not any(word in name for word in femur)
-            assert value == expected, name
+            assert value == structure_of(name, dimension), name
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
@@ -210,6 +208,32 @@ def test_left_knees_have_the_fibula_on_the_other_side() -> None:
         labels = knee(12, mirrored=mirrored).labels.array
         fibula, tibia = (np.nonzero(labels == value)[1].mean() for value in (3, 2))
         assert (fibula > tibia) == mirrored
+
+
+def test_the_letter_on_a_radiograph_stands_in_a_corner_and_names_the_side(monkeypatch) -> None:
+    made = knee(12, size=128)
+    canonical = made.to_canonical(made.image.grid.points())
+    marked = 0
+    for seed in range(6):
+        right, left = (
+            radiograph_picture(np.random.default_rng(seed), canonical, spacing_mm=1.4, factor=1, side=side)
+            for side in "RL"
+        )
+        rows, columns = np.nonzero(right != left)
+        marked += bool(rows.size)
+        assert (rows < 40).all()
+        assert ((columns < 40) | (columns > 88)).all()
+    assert 0 < marked < 6
+    sides = []
+
+    def watched(*args, side: str, **options):
+        sides.append(side)
+        return radiograph_picture(*args, side=side, **options)
+
+    monkeypatch.setattr(phantom, "radiograph_picture", watched)
+    for mirrored in (False, True):
+        knee(12, "radiograph", mirrored=mirrored)
+    assert sides == ["R", "L"]
 
 
 def test_spacing_and_uneven_sizes_are_kept() -> None:
