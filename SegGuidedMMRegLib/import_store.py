@@ -79,7 +79,6 @@ def store_all(candidates: Sequence[Candidate], progress: Progress, reporter: Rep
         except (ValueError, OSError) as error:
             for path in progress.written[before:]:
                 path.unlink(missing_ok=True)
-            del progress.written[before:]
             progress.skip(candidate.image, error)
         else:
             progress.stored.append(stored)

@@ -268,6 +268,13 @@ def test_a_picture_of_labels_takes_the_place_of_its_image(tmp_path: Path) -> Non
     assert labels.grid.is_close(study.read_image(study.cases[0]).grid)
 
 
+def test_a_smaller_picture_of_labels_is_not_taken_for_a_part_of_its_image(tmp_path: Path) -> None:
+    image = _picture(tmp_path / "a.nrrd", origin=(-3.0, -2.0))
+    bad = Candidate(image, "dxa", "a", _labels(tmp_path / "l.png", shape=(16, 12)))
+    with pytest.raises(StudyError, match=r"l\.png: lies on another grid"):
+        _new(tmp_path / "study", [bad])
+
+
 def test_a_segmentation_that_slicer_cropped_comes_back_to_its_place(tmp_path: Path) -> None:
     image = _picture(tmp_path / "a.nrrd", (6, 20, 16), spacing=(0.5, 0.7, 2.0), origin=(30.0, 4.0, -8.0))
     whole = sitk.ReadImage(
