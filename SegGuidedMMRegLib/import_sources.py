@@ -145,7 +145,7 @@ def _listed(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Path]
     for place in places:
         if not place.exists():
             raise FileNotFoundError(f"{place}: there is no such file or folder.")
-        if place.is_file():
+        if place.is_file() or _is_one_series(place):
             found.append(place)
             continue
         for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
@@ -168,6 +168,39 @@ def _put(path: Path, fits: bool, found: list[Path], aside: list[tuple[Path, str]
 def _is_dicom(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(132)[128:] == b"DICM"
+
+
+def _is_one_series(folder: Path) -> bool:
+    """Whether the folder holds the slices of one DICOM volume, and so is one image.
+
+    Raises:
+        StudyError: if it holds the slices of several: which slices are a volume, subfolders must say.
+    """
+    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    if len(files) < 2 or not any(_is_dicom(p) for p in files):
+        return False
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader
+    series = [reader.GetGDCMSeriesFileNames(str(folder), s) for s in reader.GetGDCMSeriesIDs(str(folder))]
+    volumes = [names for names in series if len(names) > 1 and _has_position(names[0])]
+    if volumes and len(series) > 1:
+        raise StudyError(
+            f"{folder}: holds the slices of {len(volumes)} DICOM volumes and more. Put each series into a "
+            "subfolder "
+            "of its own."
+        )
+    return bool(volumes)
+
+
+def _has_position(path: str) -> bool:
+    """Whether a DICOM file says where its slice lies, which pictures such as radiographs do not."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.ReadImageInformation()
+    return bool(reader.HasMetaDataKey("0020|0032"))
 
 
 def _by_name(paths: Sequence[Path], suffixes: Sequence[str], ending: re.Pattern[str]) -> dict[str, Path]:

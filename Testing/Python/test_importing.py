@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from test_images import CR, write_dicom, write_slices
 
 from SegGuidedMMRegLib.cases import Role, Structure
 from SegGuidedMMRegLib.config import preset
@@ -174,6 +175,25 @@ def test_a_name_in_both_modalities_gets_the_modality_and_stays_one_subject(tmp_p
     assert study.case("p1_dxa").subject == study.case("p1_xray").subject == "p1"
     assert study.case("p1_dxa").role == study.case("p1_xray").role
     assert len(study.cases_of(role="test")) == 4
+
+
+def test_a_folder_of_slices_is_one_image_and_a_folder_of_radiographs_many(tmp_path: Path) -> None:
+    volumes = tmp_path / "volumes"
+    (volumes / "p1").mkdir(parents=True)
+    write_slices(volumes / "p1", series="1.2.3.7")
+    assert [c.image for c in from_folders("dxa", [volumes / "p1"]).candidates] == [volumes / "p1"]
+    assert [c.name for c in from_folders("dxa", [volumes]).candidates] == ["p1"]
+    (tmp_path / "pictures").mkdir()
+    for n in range(3):
+        picture = np.random.default_rng(n).integers(0, 99, (20, 16)).astype(np.uint16)
+        write_dicom(tmp_path / "pictures" / f"{n}.dcm", picture, CR, "1.2.3.8")
+    found = from_folders("xray", [tmp_path / "pictures"]).candidates
+    assert [c.name for c in found] == ["0", "1", "2"]
+    study, _ = _new(tmp_path / "study", found)
+    assert study.dimension == 2
+    write_slices(volumes / "p1", series="1.2.3.9")
+    with pytest.raises(StudyError, match="subfolder"):
+        from_folders("dxa", [volumes / "p1"])
 
 
 # -- what stays out -------------------------------------------------------------------------------------
