@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from SegGuidedMMRegLib.sampling import Image, Interpolation, resample, thickened, to_sitk_affine
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 
-_CHUNK = 1_000_000
+_CHUNK = 250_000
 
 
 class FieldError(ValueError):
@@ -216,20 +216,24 @@ def interpolate(
     strides = np.cumprod([1, *shape[::-1]])[:d]
     flat = values.reshape(-1, values.shape[-1])
     start = base @ strides
-    out = np.zeros((len(voxels), values.shape[-1]))
-    slope = np.zeros((*out.shape, d)) if derivative else None
-    for corner in product((0, 1), repeat=d):
-        step = int(np.minimum(corner, last) @ strides)
-        at_corner = flat[start + step]
-        weights = np.where(corner, part, 1 - part)
-        out += at_corner * np.prod(weights, axis=1)[:, None]
-        if slope is not None:
-            for axis in range(d):
-                others = np.prod(np.delete(weights, axis, axis=1), axis=1) * (1 if corner[axis] else -1)
-                slope[..., axis] += at_corner * others[:, None]
-    if slope is not None:
-        slope *= (voxels == clamped)[:, None, :]
-    return out, slope
+    # Corners [(k,) j, i, point, component]; one axis after the other is interpolated away, i first.
+    steps = [int(np.minimum(corner[::-1], last) @ strides) for corner in product((0, 1), repeat=d)]
+    corners = np.stack([flat[start + step] for step in steps]).reshape(*(2,) * d, len(start), -1)
+    slopes: list[FloatArray] = []
+    for axis in range(d):
+        t = part[:, axis, None]
+        if derivative:
+            slopes = [_between(slope, t, d - 1 - axis) for slope in slopes]
+            low, high = np.moveaxis(corners, d - 1 - axis, 0)
+            slopes.append((high - low) * (voxels[:, axis] == clamped[:, axis])[:, None])
+        corners = _between(corners, t, d - 1 - axis)
+    return corners, np.stack(slopes, axis=-1) if derivative else None
+
+
+def _between(pairs: FloatArray, t: FloatArray, axis: int) -> FloatArray:
+    """Linear interpolation at `t` between the two entries of `axis`."""
+    low, high = np.moveaxis(pairs, axis, 0)
+    return low + t * (high - low)
 
 
 def _inside(voxels: FloatArray, grid: Grid) -> NDArray[np.bool_]:

@@ -27,8 +27,8 @@ class ImageError(ValueError):
 def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None) -> sitk.Image:
     """Read one scalar image, of two or three dimensions, in LPS mm.
 
-    DICOM values are rescaled to their physical meaning (slope, intercept), and MONOCHROME1 is inverted so that
-    bright means bright (ITK's reader does both). Pictures of equal colour channels become grey.
+    DICOM values are rescaled to their physical meaning (slope, intercept), and MONOCHROME1 is inverted so
+    that bright means bright (ITK's reader does both). Pictures of equal colour channels become grey.
 
     Args:
         path: an image file, or a folder that holds one DICOM series.

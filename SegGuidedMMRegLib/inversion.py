@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike
@@ -18,8 +20,8 @@ from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 
 _TOLERANCE_VOXELS = 0.01
 _ITERATIONS = 60
-_CHUNK = 500_000
-_SPLINE_CHUNK = 2_000_000
+_CHUNK = 250_000
+_SPLINE_CHUNK = 1_500_000
 _SPLINE_MARGIN = 6
 _SHEET_WIDTH = 512
 
@@ -43,7 +45,7 @@ def invert_field(
     d = grid.dimension
     if displacement.out_of_plane_mm > 1e-3 * grid.spacing[2]:
         raise FieldError("A two-dimensional field that leaves its plane cannot be inverted within it.")
-    targets = _voxel_lattice(grid)
+    targets = _lattice(grid, 0, int(np.prod(grid.size)))[:, :d]
     u = np.ascontiguousarray(displacement.displacement_voxels[..., :d])
     if initial is None:
         guess = targets - u.reshape(-1, d)
@@ -59,12 +61,6 @@ def invert_field(
         )
     mm = (found - targets) @ grid.voxel_to_lps[:3, :d].T
     return DisplacementField(grid, mm.reshape(*grid.shape, 3))
-
-
-def _voxel_lattice(grid: Grid) -> FloatArray:
-    """Voxel coordinates (n, d) of all voxels, in order (i, j[, k])."""
-    axes = [np.arange(n, dtype=float) for n in grid.shape]
-    return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")[::-1]], axis=1)
 
 
 def _solve(u: FloatArray, targets: FloatArray, guess: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -102,37 +98,51 @@ def _newton(u: FloatArray, targets: FloatArray, guess: FloatArray) -> tuple[Floa
 
 def _solved(matrices: FloatArray, right: FloatArray) -> FloatArray:
     """Solutions (n, d) of n small systems; the right side itself where a determinant is too small."""
-    determinant = np.linalg.det(matrices)
+    columns = np.moveaxis(matrices, (-1, -2), (0, 1))  # [column, row, point]
+    r = right.T
+    determinant = _determinant(columns)
     usable = np.abs(determinant) > 0.02
-    safe = np.where(usable[:, None, None], matrices, np.eye(matrices.shape[-1]))
-    return np.linalg.solve(safe, right[..., None])[..., 0]
+    safe = np.where(usable, determinant, 1.0)
+    replaced = [_determinant([r if c == n else columns[c] for c in range(len(r))]) for n in range(len(r))]
+    return np.where(usable, np.stack(replaced) / safe, r).T  # Cramer's rule
+
+
+def _determinant(columns: ArrayLike) -> FloatArray:
+    """Determinants of matrices given as [column][row] arrays of points."""
+    c = np.asarray(columns)
+    if len(c) == 2:
+        return c[0, 0] * c[1, 1] - c[0, 1] * c[1, 0]
+    return (
+        c[0, 0] * (c[1, 1] * c[2, 2] - c[1, 2] * c[2, 1])
+        - c[0, 1] * (c[1, 0] * c[2, 2] - c[1, 2] * c[2, 0])
+        + c[0, 2] * (c[1, 0] * c[2, 1] - c[1, 1] * c[2, 0])
+    )
 
 
 # -- smooth sampling ------------------------------------------------------------------------------------
 
 
-def _spline_sampled(u: FloatArray, voxels: FloatArray) -> FloatArray:
-    """Cubic B-spline interpolation of `u` (*shape, d) at `voxels` (n, d); beyond the border, its value."""
-    d = u.shape[-1]
-    pad = [_SPLINE_MARGIN] * d
-    components = [
-        sitk.ZeroFluxNeumannPad(
-            sitk.GetImageFromArray(np.ascontiguousarray(u[..., c], dtype=np.float64)), pad, pad
-        )
-        for c in range(d)
-    ]
-    for component in components:
-        component.SetOrigin([-float(_SPLINE_MARGIN)] * d)
-    last = np.asarray(u.shape[:d][::-1]) - 1
-    near = np.clip(voxels, 2 - _SPLINE_MARGIN, last + _SPLINE_MARGIN - 2)  # u is constant from there on
-    out = np.empty_like(voxels)
-    for start in range(0, len(voxels), _SPLINE_CHUNK):
-        part = slice(start, start + _SPLINE_CHUNK)
-        out[part] = _spline_chunk(components, near[part])
-    return out
+class _Spline:
+    """Cubic B-spline interpolation of a displacement in voxels; beyond the border, the value there."""
+
+    def __init__(self, u: FloatArray) -> None:
+        d = u.shape[-1]
+        pad = [_SPLINE_MARGIN] * d
+        self._last = np.asarray(u.shape[:d][::-1]) - 1
+        self._components = []
+        for c in range(d):
+            component = sitk.GetImageFromArray(np.ascontiguousarray(u[..., c], dtype=np.float64))
+            component = sitk.ZeroFluxNeumannPad(component, pad, pad)
+            component.SetOrigin([-float(_SPLINE_MARGIN)] * d)
+            self._components.append(component)
+
+    def __call__(self, voxels: FloatArray) -> FloatArray:
+        """u at `voxels` (n, d), in order (i, j[, k])."""
+        near = np.clip(voxels, 2 - _SPLINE_MARGIN, self._last + _SPLINE_MARGIN - 2)  # constant from there on
+        return _spline_values(self._components, near)
 
 
-def _spline_chunk(components: list[sitk.Image], voxels: FloatArray) -> FloatArray:
+def _spline_values(components: list[sitk.Image], voxels: FloatArray) -> FloatArray:
     # Scattered points become a sheet of voxels with a displacement from each of them to its point.
     count, d = voxels.shape
     rows = -(-count // _SHEET_WIDTH)
@@ -201,24 +211,15 @@ def pair_transforms(  # noqa: PLR0917
     forward_grid = fixed_grid if spacing_mm is None else grid_between_corners(fixed_grid, spacing_mm)
     inverse_grid = moving_grid if spacing_mm is None else grid_between_corners(moving_grid, spacing_mm)
 
-    start = _study_voxels(forward_grid, to_fixed, phi.grid)
-    forward = _delivered(_spline_sampled(u, start), phi.grid, to_fixed, forward_grid, to_moving)
+    spline = _Spline(u)
 
-    targets = _study_voxels(inverse_grid, to_moving, phi.grid)
-    guess = _guess(targets, phi, phi_inverse)
-    found, _ = _solve(u, targets, guess)
-    found = _polished(u, targets, found)
-    inverse = _delivered(found - targets, phi.grid, to_moving, inverse_grid, to_fixed)
+    def inverse_displacement(targets: FloatArray) -> FloatArray:
+        found, _ = _solve(u, targets, _guess(targets, phi, phi_inverse))
+        return _polished(u, spline, targets, found) - targets
+
+    forward = _delivered(spline, phi.grid, to_fixed, forward_grid, to_moving)
+    inverse = _delivered(inverse_displacement, phi.grid, to_moving, inverse_grid, to_fixed)
     return forward, inverse
-
-
-def _study_voxels(grid: Grid, study_to_case: FloatArray, study_grid: Grid) -> FloatArray:
-    """Voxels of a case's grid as voxel coordinates (n, d) of the study grid."""
-    matrix = study_grid.lps_to_voxel @ np.linalg.inv(study_to_case) @ grid.voxel_to_lps
-    lattice = _voxel_lattice(grid)
-    if grid.dimension == 2:
-        lattice = np.column_stack([lattice, np.zeros(len(lattice))])
-    return apply_affine(matrix, lattice)[:, : study_grid.dimension]
 
 
 def _guess(targets: FloatArray, phi: DisplacementField, phi_inverse: DisplacementField | None) -> FloatArray:
@@ -232,18 +233,18 @@ def _guess(targets: FloatArray, phi: DisplacementField, phi_inverse: Displacemen
     return targets + (mm @ phi.grid.lps_to_voxel[:3, :3].T)[:, :d]
 
 
-def _polished(u: FloatArray, targets: FloatArray, found: FloatArray) -> FloatArray:
+def _polished(u: FloatArray, spline: _Spline, targets: FloatArray, found: FloatArray) -> FloatArray:
     """From the inverse of the linear interpolation to that of the spline: Newton steps where they help."""
     d = targets.shape[1]
     best = found.copy()
-    residual = best + _spline_sampled(u, best) - targets
+    residual = best + spline(best) - targets
     length = np.linalg.norm(residual, axis=1)
     for _ in range(2):
         active = np.flatnonzero(length > 1e-3)
         if active.size == 0:
             break
         p = best[active] - _solved(np.eye(d) + _slope(u, best[active]), residual[active])
-        r = p + _spline_sampled(u, p) - targets[active]
+        r = p + spline(p) - targets[active]
         now = np.linalg.norm(r, axis=1)
         better = now < length[active]
         improved = active[better]
@@ -259,12 +260,28 @@ def _slope(u: FloatArray, voxels: FloatArray) -> FloatArray:
 
 
 def _delivered(
-    w_voxels: FloatArray, study_grid: Grid, study_to_here: FloatArray, grid: Grid, study_to_other: FloatArray
+    displacement: Callable[[FloatArray], FloatArray],
+    study_grid: Grid,
+    study_to_here: FloatArray,
+    grid: Grid,
+    study_to_other: FloatArray,
 ) -> SpatialTransform:
-    """A study displacement (n, d), in study voxels, as the transform from `grid` to the other case."""
-    to_here = (study_to_here @ study_grid.voxel_to_lps)[:3, : study_grid.dimension]
-    u = (w_voxels @ to_here.T).reshape(*grid.shape, 3).astype(np.float32)
-    return SpatialTransform(DisplacementField(grid, u), study_to_other @ np.linalg.inv(study_to_here))
+    """A study displacement as the transform from `grid` to the other case.
+
+    `displacement` takes points (n, d) and gives what they move by, both in study voxels; asked in
+    chunks.
+    """
+    d = study_grid.dimension
+    to_study = study_grid.lps_to_voxel @ np.linalg.inv(study_to_here) @ grid.voxel_to_lps
+    to_here = (study_to_here @ study_grid.voxel_to_lps)[:3, :d]
+    count = int(np.prod(grid.size))
+    u = np.empty((count, 3), dtype=np.float32)
+    for start in range(0, count, _SPLINE_CHUNK):
+        stop = min(start + _SPLINE_CHUNK, count)
+        points = apply_affine(to_study, _lattice(grid, start, stop))[:, :d]
+        u[start:stop] = displacement(points) @ to_here.T
+    field = DisplacementField(grid, u.reshape(*grid.shape, 3))
+    return SpatialTransform(field, study_to_other @ np.linalg.inv(study_to_here))
 
 
 # -- how well it closes ---------------------------------------------------------------------------------
@@ -285,7 +302,7 @@ def inverse_consistency_error(
     total_mm = total_voxels = max_mm = max_voxels = 0.0
     used = 0
     for start in range(0, count, _CHUNK):
-        x = fixed_grid.voxels_to_points(_lattice_part(fixed_grid, start, min(start + _CHUNK, count)))
+        x = fixed_grid.voxels_to_points(_lattice(fixed_grid, start, min(start + _CHUNK, count)))
         y = forward.transform_points(x)
         inside = moving_grid.contains(y)
         if not inside.any():
@@ -308,7 +325,7 @@ def inverse_consistency_error(
     }
 
 
-def _lattice_part(grid: Grid, start: int, stop: int) -> FloatArray:
+def _lattice(grid: Grid, start: int, stop: int) -> FloatArray:
     """Voxel coordinates (n, 3), in order (i, j, k), of the voxels number `start` to `stop`."""
     k, j, i = np.unravel_index(np.arange(start, stop), grid.size[::-1])
     return np.stack([i, j, k], axis=1).astype(float)
