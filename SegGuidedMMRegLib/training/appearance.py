@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from SegGuidedMMRegLib.deformation import gaussian_smooth
+from SegGuidedMMRegLib.training.spatial import upsample_smoothly
 
 QUANTILES = 256
 """Points of the quantile tables that histograms are matched with."""
@@ -37,7 +37,7 @@ class AppearanceMix:
             one kind does.
         bias: standard deviation of the logarithm of the bias field.
         noise: largest standard deviation of the added noise.
-        blur_voxels: largest standard deviation of the blur.
+        blur_voxels: standard deviation of the blur that is mixed in.
 
     Raises:
         ValueError: if the three shares do not add up to 1.
@@ -48,8 +48,8 @@ class AppearanceMix:
     histogram: float = 0.3
     clusters: int = 4
     shared_curve: float = 0.5
-    bias: float = 0.25
-    noise: float = 0.06
+    bias: float = 0.2
+    noise: float = 0.05
     blur_voxels: float = 1.0
 
     def __post_init__(self) -> None:
@@ -64,7 +64,13 @@ class AppearanceMix:
 
 
 def recolour(
-    images: Tensor, labels: Tensor, target_quantiles: Tensor, mix: AppearanceMix, generator: torch.Generator
+    images: Tensor,
+    labels: Tensor,
+    target_quantiles: Tensor,
+    mix: AppearanceMix,
+    *,
+    structures: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """Change the contrast of each image of a batch in one of the ways of `mix`; `degrade` does the rest.
 
@@ -73,43 +79,37 @@ def recolour(
         labels: class indices [N, *shape]; 0 is background.
         target_quantiles: [M, QUANTILES] of the target images, from `quantile_table`.
         mix: how.
+        structures: number of structures of the study.
         generator: of the device of `images`, or of the CPU.
 
     Returns:
         Images [N, 1, *shape] in [0, 1].
     """
-    count, device = images.shape[0], images.device
-    draw = _uniform((count,), generator, device)
-    by_region = draw < mix.regions
-    by_curve = (draw >= mix.regions) & (draw < mix.regions + mix.curves)
-    recoloured = images.clone()
-    if bool(by_region.any()):
-        recoloured[by_region] = recolour_regions(images[by_region], labels[by_region], mix, generator)
-    if bool(by_curve.any()):
-        curves = random_curves(int(by_curve.sum()), generator, device)
-        recoloured[by_curve] = apply_curves(images[by_curve], curves)
-    rows = _integers(target_quantiles.shape[0], count, generator, device)
-    matched = match_histogram(recoloured, target_quantiles[rows])
-    keep = by_curve.view(count, *[1] * (images.ndim - 1))
-    return torch.where(keep, recoloured, matched)
-
-
-def recolour_regions(
-    images: Tensor, labels: Tensor, mix: AppearanceMix, generator: torch.Generator
-) -> Tensor:
-    """Give each structure and each intensity cluster of the background its own random curve.
-
-    In a share `mix.shared_curve` of the images all structures follow one curve. Shapes as in `recolour`.
-    """
-    count = images.shape[0]
-    structures = int(labels.max()) if labels.numel() else 0
+    count, device, ones = images.shape[0], images.device, [1] * (images.ndim - 2)
+    style = _uniform((count,), generator, device)
+    by_region, by_histogram = style < mix.regions, style >= mix.regions + mix.curves
     clusters = background_clusters(images, labels, mix.clusters)
     regions = torch.where(labels > 0, mix.clusters + labels - 1, clusters)
-    total = mix.clusters + max(structures, 1)
-    curves = random_curves(count * total, generator, images.device).view(count, total, -1)
-    shared = _uniform((count,), generator, images.device) < mix.shared_curve
-    curves[shared, mix.clusters :] = curves[shared, mix.clusters : mix.clusters + 1]
-    return apply_region_curves(images, regions, curves)
+    regions = torch.where(by_region.view(count, *ones), regions, 0)
+    curves = _region_curves(count, mix, structures, generator, device)
+    unchanged = torch.linspace(0, 1, _CURVE_POINTS, device=device)
+    curves[:, 0] = torch.where(by_histogram[:, None], unchanged, curves[:, 0])
+    coloured = apply_region_curves(images, regions, curves)
+    rows = _integers(target_quantiles.shape[0], count, generator, device)
+    matched = match_histogram(coloured, target_quantiles[rows])
+    return torch.where((by_region | by_histogram).view(count, 1, *ones), matched, stretch(coloured))
+
+
+def _region_curves(
+    count: int, mix: AppearanceMix, structures: int, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Curves [count, clusters + structures, points]; in some images all structures have the same one."""
+    total = mix.clusters + structures
+    curves = random_curves(count * total, generator, device).view(count, total, -1)
+    shared = _uniform((count,), generator, device) < mix.shared_curve
+    of_structures = curves[:, mix.clusters :]
+    alike = torch.where(shared.view(count, 1, 1), of_structures[:, :1], of_structures)
+    return torch.cat([curves[:, : mix.clusters], alike], dim=1)
 
 
 def random_curves(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -194,6 +194,13 @@ def quantile_table(images: Tensor) -> Tensor:
     return _interpolate_rows(ordered, position.expand(len(flat), -1))
 
 
+def stretch(images: Tensor) -> Tensor:
+    """Bring the darkest and brightest 0.5 % of images [N, 1, *shape] to 0 and 1, as in study space."""
+    quantiles = quantile_table(images)
+    low, high = (quantiles[:, column].view(-1, *[1] * (images.ndim - 1)) for column in (1, -2))
+    return ((images - low) / (high - low).clamp(min=1e-3)).clamp(0, 1)
+
+
 def match_histogram(images: Tensor, reference_quantiles: Tensor) -> Tensor:
     """Give image n the histogram of reference n: a monotone map of its intensities.
 
@@ -222,21 +229,18 @@ def _monotone_map(own: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 
 def degrade(images: Tensor, mix: AppearanceMix, generator: torch.Generator) -> Tensor:
     """Blur, bias field and noise of random strength; the result is clipped to [0, 1]."""
-    count, spread = images.shape[0], [1] * (images.ndim - 1)
-    blur = mix.blur_voxels * float(_uniform((1,), generator, images.device))
-    smooth = gaussian_smooth(images, blur) if blur > 0.2 else images
+    count, ones = images.shape[0], [1] * (images.ndim - 1)
+    blurred = gaussian_smooth(images, mix.blur_voxels)
+    smooth = torch.lerp(images, blurred, _uniform((count,), generator, images.device).view(count, *ones))
     biased = smooth * bias_field(images, mix.bias, generator)
-    level = mix.noise * _uniform((count,), generator, images.device).view(count, *spread)
+    level = mix.noise * _uniform((count,), generator, images.device).view(count, *ones)
     return (biased + level * _normal(images.shape, generator, images.device)).clamp(0, 1)
 
 
 def bias_field(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Smooth positive random fields [N, 1, *shape], exp of a field with standard deviation `strength`."""
-    dimension = images.ndim - 2
-    coarse = _normal((images.shape[0], 1, *[4] * dimension), generator, images.device)
-    mode = "bicubic" if dimension == 2 else "trilinear"
-    fine = F.interpolate(coarse, images.shape[2:], mode=mode, align_corners=True)
-    return torch.exp(strength * fine)
+    """Smooth positive random fields [N, 1, *shape]; `strength` is about the deviation of their logarithm."""
+    control = _normal((images.shape[0], 1, *[4] * (images.ndim - 2)), generator, images.device)
+    return torch.exp(1.5 * strength * upsample_smoothly(control, tuple(images.shape[2:])))
 
 
 def _interpolate_rows(table: Tensor, position: Tensor) -> Tensor:

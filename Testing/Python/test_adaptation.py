@@ -125,7 +125,7 @@ def test_a_good_network_has_lost_nothing_and_agrees_with_itself(shape):
     assert quality.collapsed == ()
     assert quality.vanished == (0.0, 0.0)
     assert quality.plausible > 0.9
-    assert quality.agreement > 0.6
+    assert quality.agreement > 0.5
 
 
 def test_a_structure_that_vanished_is_noticed():

@@ -18,7 +18,7 @@ from SegGuidedMMRegLib.training.appearance import (
     quantile_table,
     random_curves,
     recolour,
-    recolour_regions,
+    stretch,
 )
 
 SHAPES = [(24, 30), (10, 12, 14)]
@@ -107,8 +107,13 @@ def test_structures_of_equal_intensity_can_be_told_apart_after_recolouring():
     images = torch.full((8, 1, 20, 20), 0.5)
     labels = torch.zeros(8, 20, 20, dtype=torch.long)
     labels[:, :8], labels[:, 12:] = 1, 2
-    apart = recolour_regions(images, labels, AppearanceMix(shared_curve=0.0), random_generator())
-    alike = recolour_regions(images, labels, AppearanceMix(shared_curve=1.0), random_generator())
+    quantiles = quantile_table(torch.rand(1, 1, 20, 20, generator=random_generator(4)))
+
+    def recoloured(shared_curve: float) -> torch.Tensor:
+        mix = AppearanceMix(1.0, 0.0, 0.0, shared_curve=shared_curve)
+        return recolour(images, labels, quantiles, mix, structures=2, generator=random_generator())
+
+    apart, alike = recoloured(0.0), recoloured(1.0)
     assert (apart[:, 0, 2, 2] != apart[:, 0, 15, 2]).any()
     assert torch.equal(alike[:, 0, 2, 2], alike[:, 0, 15, 2])
 
@@ -121,9 +126,8 @@ def test_changed_images_stay_images_and_are_repeatable(shape):
 
     def changed() -> torch.Tensor:
         generator = random_generator(3)
-        return degrade(
-            recolour(images, labels, quantiles, AppearanceMix(), generator), AppearanceMix(), generator
-        )
+        changed = recolour(images, labels, quantiles, AppearanceMix(), structures=3, generator=generator)
+        return degrade(changed, AppearanceMix(), generator)
 
     first = changed()
     assert first.shape == images.shape
@@ -138,7 +142,7 @@ def test_a_mix_of_histograms_alone_is_a_monotone_change():
     labels = torch.randint(3, (2, 32, 32), generator=random_generator(1))
     quantiles = quantile_table(torch.rand(3, 1, 32, 32, generator=random_generator(2)) ** 3)
     mix = AppearanceMix(regions=0, curves=0, histogram=1)
-    changed = recolour(images, labels, quantiles, mix, random_generator())
+    changed = recolour(images, labels, quantiles, mix, structures=2, generator=random_generator())
     for before, after in zip(images.flatten(1), changed.flatten(1), strict=True):
         assert after[before.argsort()].diff().min() >= -1e-5
 
@@ -152,3 +156,10 @@ def test_a_bias_field_is_positive_and_smooth():
 def test_shares_that_do_not_add_up_are_refused():
     with pytest.raises(ValueError, match="add up to 1"):
         AppearanceMix(regions=0.9, curves=0.9, histogram=0.0)
+
+
+def test_a_pale_image_is_stretched_to_full_contrast():
+    pale = 0.4 + 0.1 * torch.rand(2, 1, 50, 50, generator=random_generator())
+    found = torch.quantile(stretch(pale).flatten(1), torch.tensor([0.005, 0.5, 0.995]), dim=1)
+    expected = torch.tensor([0.0, 0.5, 1.0])[:, None].expand(3, 2)
+    assert torch.allclose(found, expected, atol=0.03)

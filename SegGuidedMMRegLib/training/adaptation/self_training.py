@@ -24,7 +24,6 @@ from SegGuidedMMRegLib.training.adaptation.collapse import confidence, structure
 from SegGuidedMMRegLib.training.adaptation.task import (
     AdaptationTask,
     Snapshot,
-    SourceSamples,
     predict_labels,
     rarity_weights,
 )
@@ -44,18 +43,15 @@ class RandomisedSource:
     """Source samples that look different each time, many of them like target images.
 
     Args:
-        samples: to draw from.
-        target_images: [M, 1, *shape], whose histograms are taken over.
-        spacing: mm of a voxel along each spatial axis.
+        task: the samples to draw from, and the target images whose histograms are taken over.
         mix: ways to change the appearance.
     """
 
-    def __init__(
-        self, samples: SourceSamples, target_images: Tensor, spacing: tuple[float, ...], mix: AppearanceMix
-    ) -> None:
-        self._samples = samples
-        self._quantiles = quantile_table(target_images)
-        self._spatial = SpatialAugmentation(spacing)
+    def __init__(self, task: AdaptationTask, mix: AppearanceMix) -> None:
+        self._samples = task.samples
+        self._structures = len(task.usual.median)
+        self._quantiles = quantile_table(task.target_images)
+        self._spatial = SpatialAugmentation(task.spacing)
         self._mix = mix
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -64,7 +60,9 @@ class RandomisedSource:
         Moved after recolouring, so that what comes from outside the image is black, as in study space.
         """
         images, labels = self._samples.draw(count, generator)
-        images = recolour(images, labels, self._quantiles, self._mix, generator)
+        images = recolour(
+            images, labels, self._quantiles, self._mix, structures=self._structures, generator=generator
+        )
         images, labels = self._spatial(images, labels, generator)
         return degrade(images, self._mix, generator), labels
 
@@ -177,7 +175,7 @@ class SelfTraining:
 
     def _source(self, task: AdaptationTask) -> RandomisedSource:
         mix = AppearanceMix().milder() if self.second_try else AppearanceMix()
-        return RandomisedSource(task.samples, task.target_images, task.spacing, mix)
+        return RandomisedSource(task, mix)
 
     def _start(self, task: AdaptationTask) -> nn.Module:
         if task.config.adaptation.randomised_from == "source":

@@ -127,7 +127,7 @@ def source_samples(
         more_labels = predict_labels(network, more)
         share = len(more) / (len(more) + len(images))
     elif choice == "labels_augmentation" and augmented is not None and len(augmented.images):
-        more, more_labels = augmented.images.to(images.device), augmented.labels.to(images.device)
+        more, more_labels = augmented.images.to(images.device), augmented.labels.to(images.device).long()
         share = config.segmentation.augmented_share
     else:
         return SourceSamples(images, labels, own)
