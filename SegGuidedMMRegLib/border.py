@@ -24,15 +24,16 @@ _LEAST_JACOBIAN = 0.15
 def continued_without_folds(phi: DisplacementField) -> DisplacementField:
     """phi itself where its continuation beyond the border has no folds, else one that has none, or fewer.
 
-    In the second case the grid is `_MARGIN` voxels larger on each side, and displacements change only there
-    and in the three outermost voxels of the old grid. Folds further inside are left as they are.
+    In the second case the grid is `_MARGIN` voxels larger on each side, and displacements change
+    there and in the outermost voxels of the old grid: three, and more where three do not do. Folds further
+    inside are left as they are.
     """
     if not _outer(_nearly_folded(_padded(phi, 1)), 1 + _BAND).any():
         return phi
     wide = _padded(phi, _MARGIN)
     values = wide.displacement_lps_mm.astype(np.float64)
-    allowed = _frame(wide.grid.shape, _MARGIN + _BAND)
-    for _ in range(_ROUNDS):
+    for n in range(_ROUNDS):
+        allowed = _frame(wide.grid.shape, _MARGIN + _BAND + n // 4)
         folded = _nearly_folded(DisplacementField(wide.grid, values)) & allowed
         if not folded.any():
             break

@@ -247,7 +247,7 @@ def write_slices(folder, count=4, skip=(), series="1.2.826.0.1.3680043.2.1125.2"
             "0020|0032": f"10\\{20 + 3 * k}\\30",
             "0020|0013": str(k),
             "0028|1052": "-100",
-            "0028|1053": "2",
+            "0028|1053": "1" if k == 0 else "2.5",
             "0008|103e": f"series {series[-1]}",
         }
         write_dicom(folder / f"{series[-1]}_{k}.dcm", volume[k], tags, series)
@@ -259,11 +259,11 @@ def test_a_series_keeps_its_orientation_spacing_and_rescaled_values(tmp_path):
     image = read_image(tmp_path / "ct")
     assert spacing_is_known(tmp_path / "ct")
     assert image.grid.size == (14, 12, 4)
-    for k, j, i in [(0, 0, 0), (3, 5, 7)]:
+    for k, j, i in [(0, 0, 0), (3, 5, 7), (2, 8, 1), (1, 4, 4)]:
         point = (10 + 0.7 * i, 20 + 3 * k, 30 - 0.5 * j)
         voxel = np.rint(image.grid.points_to_voxels(point)).astype(int)
         np.testing.assert_allclose(image.grid.voxels_to_points(voxel), point, atol=1e-6)
-        assert image.array[tuple(voxel[::-1])] == 2.0 * volume[k, j, i] - 100
+        assert image.array[tuple(voxel[::-1])] == (1 if k == 0 else 2.5) * volume[k, j, i] - 100
 
 
 def test_a_series_with_a_missing_slice_is_refused(tmp_path):
