@@ -1,0 +1,256 @@
+"""A trained study in memory: segment an image, register a pair, in the images' own physical space.
+
+`Segmenter` gives the probabilities of the structures on the study grid and label maps on the image's own
+grid. `Registrar` turns two such probability maps into a pair of transforms between the two images. What they
+read of a case comes as a `Sample`, so that an image of the study and one from outside are treated alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from SegGuidedMMRegLib.fields import DisplacementField, SpatialTransform, field_from_study
+from SegGuidedMMRegLib.images import Image, normalised_study_image, resample
+from SegGuidedMMRegLib.inversion import pair_transforms
+from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, load_registration_network
+from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
+from SegGuidedMMRegLib.refinement import register_maps
+from SegGuidedMMRegLib.space import FloatArray, Grid
+from SegGuidedMMRegLib.study import Case, Study, StudyError
+from SegGuidedMMRegLib.training.loop import make_fabric
+
+WITHOUT_ADAPTATION = "segmentation"
+"""Stage whose network knows the source modality alone."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and where it lies in study space.
+
+    Attributes:
+        name: of the case, or of the file.
+        modality: name of its modality.
+        image: in its own space.
+        study_to_case: 4x4, study LPS mm to the image's LPS mm; holds the reflection of a mirrored case.
+        case: the case of the study, if it is one.
+    """
+
+    name: str
+    modality: str
+    image: Image
+    study_to_case: FloatArray
+    case: Case | None = None
+
+    @staticmethod
+    def of_case(study: Study, case: Case) -> Sample:
+        """A case of the study.
+
+        Raises:
+            StudyError: if it is not pre-aligned yet.
+        """
+        return Sample(case.name, case.modality, study.read_image(case), study.study_to_case(case), case)
+
+    @staticmethod
+    def of_file(study: Study, path: Path, modality: str, *, mirrored: bool = False) -> Sample:
+        """An image from outside the study, pre-aligned now.
+
+        Raises:
+            ValueError: naming the file, if it cannot be used.
+        """
+        from SegGuidedMMRegLib.images import check_image, read_image
+        from SegGuidedMMRegLib.training.prealign import prealign_file
+
+        image = read_image(path)
+        check_image(image, path)
+        if image.grid.dimension != study.dimension:
+            raise StudyError(
+                f"{path}: has {image.grid.dimension} dimensions, the study {study.name!r} {study.dimension}."
+            )
+        return Sample(_stem(path), modality, image, prealign_file(study, image, modality, mirrored=mirrored))
+
+
+class Segmenter:
+    """The two segmentation networks of a study.
+
+    Args:
+        study: a trained one.
+        adapted: use the adapted network for the target modality; False gives the source network for both, to
+        see what
+            adaptation gains.
+
+    Raises:
+        ValueError: if a stage is not trained yet.
+    """
+
+    def __init__(self, study: Study, *, adapted: bool = True) -> None:
+        self._study = study
+        self._device = make_fabric(study.config.training).device
+        source = load_segmentation_network(study.stage_folder(WITHOUT_ADAPTATION)).to(self._device)
+        target = source
+        if adapted:
+            target = load_segmentation_network(study.stage_folder("adaptation")).to(self._device)
+        self._networks: dict[str, nn.Module] = {study.source: source, study.target: target}
+
+    @torch.inference_mode()
+    def probabilities(self, sample: Sample) -> Tensor:
+        """Probabilities [1 + structures, *study shape], background first, float32 on the CPU."""
+        grid = self._study.require_grid()
+        array = normalised_study_image(sample.image, grid, sample.study_to_case)
+        batch = torch.from_numpy(array)[None, None].to(self._device)
+        logits = self._networks[sample.modality](batch)
+        return torch.softmax(logits.float(), dim=1)[0].cpu()
+
+    def labels(self, sample: Sample, probabilities: Tensor) -> Image:
+        """Structure values on the image's own grid, the most probable structure of each voxel."""
+        values = [0, *(structure.value for structure in self._study.structures)]
+        best = np.full(sample.image.grid.shape, -1.0, dtype=np.float32)
+        labels = np.zeros(sample.image.grid.shape, dtype=np.uint16)
+        for value, share in zip(values, self.on_own_grid(sample, probabilities), strict=True):
+            better = share.array > best
+            best[better] = share.array[better]
+            labels[better] = value
+        return Image(labels, sample.image.grid)
+
+    def on_own_grid(self, sample: Sample, probabilities: Tensor) -> Iterator[Image]:
+        """Each channel of `probabilities`, background first, on the image's own grid."""
+        grid = self._study.require_grid()
+        case_to_study = np.linalg.inv(sample.study_to_case)
+        for channel, values in enumerate(probabilities.numpy()):
+            outside = 1.0 if channel == 0 else 0.0
+            yield resample(Image(values, grid), sample.image.grid, case_to_study, outside=outside)
+
+
+def label_probabilities(study: Study, sample: Sample, labels: Image) -> Tensor:
+    """A given segmentation as probabilities [1 + structures, *study shape] on the study grid.
+
+    Args:
+        study: knows the structures and the grid.
+        sample: the image that the labels belong to.
+        labels: structure values, in the space of the image.
+
+    Raises:
+        StudyError: if it holds none of the structures.
+    """
+    grid = study.require_grid()
+    channels = []
+    for structure in study.structures:
+        mask = Image((labels.array == structure.value).astype(np.float32), labels.grid)
+        channels.append(np.clip(resample(mask, grid, sample.study_to_case).array, 0, 1))
+    structures = np.stack(channels)
+    if structures.max() == 0:
+        known = ", ".join(f"{s.value} {s.name}" for s in study.structures)
+        raise StudyError(
+            f"The segmentation given for {sample.name!r} holds none of the structures ({known})."
+        )
+    background = np.clip(1 - structures.sum(0, keepdims=True), 0, 1)
+    return torch.from_numpy(np.concatenate([background, structures]).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What registering a pair gives.
+
+    Attributes:
+        forward: fixed points to moving points, on the fixed grid.
+        inverse: moving points to fixed points, on the moving grid.
+        prealignment_lps: 4x4, fixed points to moving points by the pre-alignment alone.
+        warnings: in words, such as a structure that only one image shows.
+        problems: why the result must not be used, if anything.
+    """
+
+    forward: SpatialTransform
+    inverse: SpatialTransform
+    prealignment_lps: FloatArray
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Registrar:
+    """The registration network of a study, and the refinement of a pair.
+
+    Raises:
+        ValueError: if the stage is not trained yet.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._config = study.config.registration
+        self._device = make_fabric(study.config.training).device
+        self._network: RegistrationNetwork | None = None
+        if self._config.steps > 0:
+            network = load_registration_network(study.stage_folder("registration"))
+            self._network = network.to(self._device)
+
+    def register(
+        self,
+        moving: Sample,
+        fixed: Sample,
+        moving_map: Tensor,
+        fixed_map: Tensor,
+        *,
+        spacing_mm: float | None = None,
+    ) -> Registration:
+        """Register a pair by its segmentations (paper, 3.4), refine it, and bring it into physical space.
+
+        T = A_moving · A_pair · φ · A_fixed⁻¹, where the A of an image is its pre-alignment, A_pair an affine
+        fit of the two segmentations, and φ the exponential of a velocity field.
+
+        Args:
+            moving, fixed: the two images.
+            moving_map, fixed_map: probabilities [1 + structures, *study shape].
+            spacing_mm: of the delivered fields; None for that of the images.
+        """
+        grid = self._study.require_grid()
+        pair = register_maps(
+            moving_map.to(self._device),
+            fixed_map.to(self._device),
+            self._network,
+            self._config,
+            spacing_mm=grid.axis_spacing,
+            moving_inside=_inside(moving, grid).to(self._device),
+            fixed_inside=_inside(fixed, grid).to(self._device),
+        )
+        forward, inverse = pair_transforms(
+            _field(pair.displacement, grid),
+            _field(pair.inverse_displacement, grid),
+            fixed.study_to_case,
+            moving.study_to_case @ pair.affine_lps,
+            fixed.image.grid,
+            moving.image.grid,
+            spacing_mm=spacing_mm,
+        )
+        names = [s.name for s in self._study.structures]
+        absent = [names[channel - 1] for channel in pair.diagnostics.absent]
+        warnings = (f"took no part, one image lacks it: {', '.join(absent)}",) if absent else ()
+        problems = (pair.diagnostics.failure,) if pair.diagnostics.failure else ()
+        prealignment = moving.study_to_case @ np.linalg.inv(fixed.study_to_case)
+        return Registration(forward, inverse, prealignment, warnings, problems)
+
+
+def _inside(sample: Sample, grid: Grid) -> Tensor:
+    """Which study voxels the image covers, bool [*study shape]."""
+    voxels = sample.image.grid.points_to_voxels(
+        grid.points() @ sample.study_to_case[:3, :3].T + sample.study_to_case[:3, 3]
+    )
+    last = np.asarray(sample.image.grid.size) - 0.5
+    d = grid.dimension
+    return torch.from_numpy(np.all((voxels >= -0.5) & (voxels <= last), axis=-1, where=np.arange(3) < d))
+
+
+def _field(displacement: Tensor, grid: Grid) -> DisplacementField:
+    return field_from_study(displacement.cpu().numpy(), grid)
+
+
+def _stem(path: Path) -> str:
+    """File name without its suffixes: `knee.nii.gz` gives `knee`."""
+    name = path.name
+    for suffix in (".nii.gz", ".seg.nrrd"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return path.stem
