@@ -36,16 +36,18 @@ class AugmentationConfig(_Section):
     """Multiplying the labelled images by registering them to unlabelled ones (paper, Eq. 1, B.2)."""
 
     method: Literal["velocity", "gradicon", "elastic", "none"] = "velocity"
-    samples: int = Field(150, ge=0, description="labelled samples to make")
+    samples: int = Field(150, ge=0, description="labelled samples to make; 0: one for every pair")
     working_downsampling: int = Field(
         2, ge=1, description="factor by which images are shrunk while registered"
     )
-    iterations: int = Field(60, ge=1, description="optimisation steps a batch of pairs (velocity)")
+    iterations: int = Field(120, ge=1, description="optimisation steps a batch of pairs (velocity)")
     smoothness: float = Field(
-        1.0, ge=0, description="weight of the regulariser (velocity: bending; gradicon: λ)"
+        0.1, ge=0, description="weight of the regulariser (velocity: bending; gradicon: λ)"
     )
     lncc_sigma: float = Field(3.0, gt=0, description="σ of the LNCC window, in voxels (paper: 3)")
-    min_similarity: float = Field(0.3, description="pairs whose LNCC stays below this are dropped")
+    min_similarity: float = Field(
+        0.45, description="pairs whose LNCC stays below this share of a perfect match are dropped"
+    )
     learning_rate: float = Field(0.1, gt=0, description="of the optimiser (gradicon in the paper: 5e-5)")
     steps_per_stage: int = Field(20_000, ge=1, description="training steps a stage (gradicon)")
     batch_size: int = Field(32, ge=1)
@@ -79,7 +81,7 @@ class AdaptationConfig(_Section):
 
     method: Literal["self_training", "cyclegan", "none"] = "self_training"
     source_labels: Literal["labels", "labels_predictions", "labels_augmentation"] = "labels_augmentation"
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     batch_size: int = Field(4, ge=1)
     # self-training
     randomised_steps: int = Field(1500, ge=0, description="steps on contrast-randomised source images")
@@ -109,9 +111,9 @@ class AdaptationConfig(_Section):
 class RegistrationConfig(_Section):
     """The registration network on segmentations (paper, 3.4, Eq. 4) and the refinement of a pair."""
 
-    steps: int = Field(1500, ge=0, description="training steps of the network; 0 leaves it out")
+    steps: int = Field(1000, ge=0, description="training steps of the network; 0 leaves it out")
     batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     lambda_inverse_consistency: float = Field(1.5, ge=0)
     perturbed: bool = Field(True, description="move the segmentations of a pair at random in training")
@@ -119,7 +121,7 @@ class RegistrationConfig(_Section):
         2, ge=1, description="factor by which segmentations are shrunk for the network"
     )
     refinement_steps: int = Field(
-        100, ge=0, description="optimisation steps a pair at inference; 0 leaves it out"
+        80, ge=0, description="optimisation steps a pair at inference; 0 leaves it out"
     )
     affine: bool = Field(
         True, description="align the two segmentations affinely first, where that raises their Dice"
@@ -156,10 +158,10 @@ class Config(_Section):
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "quick": {
-        "augmentation": {"samples": 40, "iterations": 40},
+        "augmentation": {"samples": 40, "iterations": 80},
         "segmentation": {"steps": 300, "batch_size": 4},
         "adaptation": {"randomised_steps": 300, "teacher_steps": 100, "epochs": 10},
-        "registration": {"steps": 150, "batch_size": 4, "refinement_steps": 60},
+        "registration": {"steps": 100, "batch_size": 4, "refinement_steps": 50},
     },
     "paper": {
         "augmentation": {

@@ -68,12 +68,16 @@ class VelocityRegistration:
 
     @staticmethod
     def _displacement(control: Tensor, working: tuple[int, ...], level: tuple[int, ...]) -> Tensor:
-        """Displacement in voxels of `level` of the velocity that `control` gives in voxels of `working`."""
+        """Displacement in voxels of `level` of the velocity that `control` gives in voxels of `working`.
+
+        The control points are four voxels apart, so that half the resolution is enough to exponentiate.
+        """
+        half = shrunk_shape(level, 2)
         scale = torch.tensor(
-            [(a - 1) / (b - 1) for a, b in zip(level, working, strict=True)], device=control.device
+            [(a - 1) / (b - 1) for a, b in zip(half, working, strict=True)], device=control.device
         )
-        velocity = upsample_smoothly(control, level) * scale.view(1, -1, *[1] * len(level))
-        return exponential(velocity, _SQUARINGS)
+        velocity = upsample_smoothly(control, half) * scale.view(1, -1, *[1] * len(level))
+        return resize_field(exponential(velocity, _SQUARINGS), level)
 
 
 def bending(control: Tensor) -> Tensor:
