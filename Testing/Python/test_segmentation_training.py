@@ -88,6 +88,15 @@ def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_mixed_precision_trains_too(tmp_path: Path) -> None:
+    config = settings(steps=3)
+    mixed = config.model_copy(
+        update={"training": config.training.model_copy(update={"precision": "bf16-mixed"})}
+    )
+    weights = load_file(train_source(study((32, 32)), None, mixed, tmp_path, Reporter()).weights)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
 def test_a_volume_is_trained_alike(tmp_path: Path) -> None:
     train_source(study((12, 16, 10)), None, settings(steps=2), tmp_path, Reporter())
     assert load_segmentation_network(tmp_path)(torch.rand(1, 1, 12, 16, 10)).shape == (1, 3, 12, 16, 10)
