@@ -15,8 +15,8 @@ from SegGuidedMMRegLib.cases import LabelUse, Role, Structure
 from SegGuidedMMRegLib.config import PresetName, preset
 from SegGuidedMMRegLib.evaluation import evaluate
 from SegGuidedMMRegLib.events import Reporter
-from SegGuidedMMRegLib.import_sources import Candidate
 from SegGuidedMMRegLib.importing import new_study
+from SegGuidedMMRegLib.importing.sources import Candidate
 from SegGuidedMMRegLib.jobs import register_study, segment_study
 from SegGuidedMMRegLib.phantom import MODALITIES, PhantomCase, phantom_structures, write_phantom_files
 from SegGuidedMMRegLib.pipeline import train

@@ -10,8 +10,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 if TYPE_CHECKING:
-    from SegGuidedMMRegLib.import_sources import Candidate
     from SegGuidedMMRegLib.importing import ImportReport, ImportRules
+    from SegGuidedMMRegLib.importing.sources import Candidate
 
 Aside = list[tuple[Path, str]]
 
@@ -47,7 +47,7 @@ class Files:
 
     def candidates(self, source: str, target: str) -> tuple[list[Candidate], Aside]:
         """All images of lists and folders, and the files that were left aside."""
-        from SegGuidedMMRegLib.import_sources import from_folders, from_list, with_table
+        from SegGuidedMMRegLib.importing.sources import from_folders, from_list, with_table
 
         found: list[Candidate] = []
         aside: Aside = []
@@ -94,9 +94,9 @@ class Rules:
     def to_rules(self) -> ImportRules:
         """The same for the importing functions."""
         from SegGuidedMMRegLib.cases import Role
-        from SegGuidedMMRegLib.import_sources import check_spacing
         from SegGuidedMMRegLib.importing import ImportRules
-        from SegGuidedMMRegLib.splits import SplitRules
+        from SegGuidedMMRegLib.importing.sources import check_spacing
+        from SegGuidedMMRegLib.importing.splits import SplitRules
 
         splits = SplitRules(
             role=None if self.role is None else Role(self.role),
@@ -154,9 +154,9 @@ class New:
     def run(self) -> None:
         from SegGuidedMMRegLib.config import override, preset
         from SegGuidedMMRegLib.console import reporting
-        from SegGuidedMMRegLib.import_sources import clean_name
         from SegGuidedMMRegLib.importing import new_study
-        from SegGuidedMMRegLib.label_import import parse_structures
+        from SegGuidedMMRegLib.importing.labels import parse_structures
+        from SegGuidedMMRegLib.importing.sources import clean_name
 
         wanted = self.settings
         config = override(preset("default"), wanted.preset, wanted.config, wanted.set)
@@ -200,8 +200,8 @@ class Add:
 
     def run(self) -> None:
         from SegGuidedMMRegLib.console import reporting
-        from SegGuidedMMRegLib.import_sources import labels_by_name, landmarks_by_name
         from SegGuidedMMRegLib.importing import add_to_study
+        from SegGuidedMMRegLib.importing.sources import labels_by_name, landmarks_by_name
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)

@@ -208,7 +208,7 @@ class Register:
 
     def _one(self, study: Study, moving: str, fixed: str, output: Output) -> Report:
         from SegGuidedMMRegLib import jobs
-        from SegGuidedMMRegLib.label_import import read_matching_labels
+        from SegGuidedMMRegLib.importing.labels import read_matching_labels
 
         sides = (
             self._sample(study, moving, self.moving_modality or study.source, self.moving_mirrored),

@@ -14,11 +14,11 @@ from test_images import CR, write_dicom, write_slices
 
 from SegGuidedMMRegLib.cases import Role, Structure
 from SegGuidedMMRegLib.config import preset
-from SegGuidedMMRegLib.import_sources import Candidate, from_folders, from_list, labels_by_name, with_table
 from SegGuidedMMRegLib.importing import ImportReport, ImportRules, add_to_study, new_study
-from SegGuidedMMRegLib.label_import import find_structures, parse_structures
+from SegGuidedMMRegLib.importing.labels import find_structures, parse_structures
+from SegGuidedMMRegLib.importing.sources import Candidate, from_folders, from_list, labels_by_name, with_table
+from SegGuidedMMRegLib.importing.splits import SplitRules, SubjectImage, split
 from SegGuidedMMRegLib.space import Grid
-from SegGuidedMMRegLib.splits import SplitRules, SubjectImage, split
 from SegGuidedMMRegLib.study import Study, StudyError
 from SegGuidedMMRegLib.study_grid import choose_grid, grid_from
 

@@ -16,8 +16,8 @@ from SegGuidedMMRegLib.phantom import (
     true_map,
     write_phantom_files,
 )
-from SegGuidedMMRegLib.phantom_maps import BumpLayer, pose_matrix
-from SegGuidedMMRegLib.phantom_projection import radiograph_picture
+from SegGuidedMMRegLib.phantom.maps import BumpLayer, pose_matrix
+from SegGuidedMMRegLib.phantom.projection import radiograph_picture
 from SegGuidedMMRegLib.points import read_points
 
 SIZES = {2: 64, 3: 32}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from SegGuidedMMRegLib import charts, pictures
 from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.fields import DisplacementField, fold_mask
+from SegGuidedMMRegLib.report import charts, pictures
 from SegGuidedMMRegLib.space import Grid
 
 FLAT = Grid((40, 30, 1), (1.0, 2.0, 1.0))

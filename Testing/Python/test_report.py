@@ -18,7 +18,7 @@ from SegGuidedMMRegLib.evaluation import evaluate, predictions_of
 from SegGuidedMMRegLib.events import RecordingReporter, Reporter
 from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.report import write_report
-from SegGuidedMMRegLib.report_pictures import worst_median_best
+from SegGuidedMMRegLib.report.figures import worst_median_best
 from SegGuidedMMRegLib.study import Study
 
 

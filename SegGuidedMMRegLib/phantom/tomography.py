@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from SegGuidedMMRegLib.phantom_volume import (
+from SegGuidedMMRegLib.phantom.volume import (
     BONES,
     cord_distance,
     joint_tissue,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from SegGuidedMMRegLib.phantom_frontal import bone_mineral, smoothed, soft_tissue, trabecular_texture
+from SegGuidedMMRegLib.phantom.frontal import bone_mineral, smoothed, soft_tissue, trabecular_texture
 from SegGuidedMMRegLib.space import FloatArray
 
 _FAT_PER_MM, _MUSCLE_PER_MM = 0.0165, 0.0200  # attenuation of soft tissue

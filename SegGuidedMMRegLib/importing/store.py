@@ -16,8 +16,8 @@ from SegGuidedMMRegLib.images import (
     write_image,
     write_labels,
 )
-from SegGuidedMMRegLib.import_sources import Candidate
-from SegGuidedMMRegLib.label_import import read_matching_labels
+from SegGuidedMMRegLib.importing.labels import read_matching_labels
+from SegGuidedMMRegLib.importing.sources import Candidate
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study_file import StudyError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from SegGuidedMMRegLib import __version__, charts, pictures
+from SegGuidedMMRegLib import __version__
 from SegGuidedMMRegLib.evaluation import (
     CSV_NAME,
     JSON_NAME,
@@ -33,7 +33,8 @@ from SegGuidedMMRegLib.pair_report import (
     mean_or_none,
     read_pair_reports,
 )
-from SegGuidedMMRegLib.report_pictures import (
+from SegGuidedMMRegLib.report import charts, pictures
+from SegGuidedMMRegLib.report.figures import (
     Strip,
     colour_of,
     pair_strips,

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from SegGuidedMMRegLib.images import Image, Segment, write_image, write_labels
-from SegGuidedMMRegLib.phantom_frontal import frontal_label_values
-from SegGuidedMMRegLib.phantom_maps import AnatomyMap, BendLayer, joint_space, pose_matrix, random_bumps
-from SegGuidedMMRegLib.phantom_projection import dxa_picture, radiograph_picture
-from SegGuidedMMRegLib.phantom_tomography import ct_volume, mr_volume
-from SegGuidedMMRegLib.phantom_volume import bone_distances, volume_label_values
+from SegGuidedMMRegLib.phantom.frontal import frontal_label_values
+from SegGuidedMMRegLib.phantom.maps import AnatomyMap, BendLayer, joint_space, pose_matrix, random_bumps
+from SegGuidedMMRegLib.phantom.projection import dxa_picture, radiograph_picture
+from SegGuidedMMRegLib.phantom.tomography import ct_volume, mr_volume
+from SegGuidedMMRegLib.phantom.volume import bone_distances, volume_label_values
 from SegGuidedMMRegLib.points import PointList, write_points
 from SegGuidedMMRegLib.space import FloatArray, Grid
 

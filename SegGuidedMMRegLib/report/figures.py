@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from SegGuidedMMRegLib import pictures
 from SegGuidedMMRegLib.evaluation import group_of, predictions_of
 from SegGuidedMMRegLib.fields import SpatialTransform, fold_mask
 from SegGuidedMMRegLib.images import Image, read_labels
 from SegGuidedMMRegLib.pair_report import Report, on_grid
-from SegGuidedMMRegLib.pictures import Outline
+from SegGuidedMMRegLib.report import pictures
+from SegGuidedMMRegLib.report.pictures import Outline
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Case, Structure, Study
 from SegGuidedMMRegLib.transform_files import read_transform

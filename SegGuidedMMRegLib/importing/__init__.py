@@ -22,10 +22,17 @@ from typing import TYPE_CHECKING, Literal
 from SegGuidedMMRegLib.cases import Case, LabelUse, Role, Structure
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
-from SegGuidedMMRegLib.import_sources import Candidate, clean_name, plain_name
-from SegGuidedMMRegLib.import_store import Entry, Progress, Stored, store_all, store_labels, store_landmarks
-from SegGuidedMMRegLib.label_import import find_structures
-from SegGuidedMMRegLib.splits import SplitRules, SubjectImage, split
+from SegGuidedMMRegLib.importing.labels import find_structures
+from SegGuidedMMRegLib.importing.sources import Candidate, clean_name, plain_name
+from SegGuidedMMRegLib.importing.splits import SplitRules, SubjectImage, split
+from SegGuidedMMRegLib.importing.store import (
+    Entry,
+    Progress,
+    Stored,
+    store_all,
+    store_labels,
+    store_landmarks,
+)
 from SegGuidedMMRegLib.study import Study, StudyError, check_new_folder
 from SegGuidedMMRegLib.study_grid import grid_from, longest_axis
 
