@@ -19,9 +19,9 @@ from SegGuidedMMRegLib.deformation import apply_along_axis, identity_voxels, sam
 class SpatialAugmentation:
     """How far a batch is moved: each sample by up to a share of these limits that is drawn for it.
 
-    The share is the square of a uniform number, so most samples stay near the pre-aligned position and some go
-    as far as the limits. Where position tells structures apart, as for vertebrae, this learns much faster than
-    going everywhere alike.
+    The share is the square of a uniform number, so most samples stay near the pre-aligned position and some
+    go as far as the limits. Where position tells structures apart, as for vertebrae, this learns much faster
+    than going everywhere alike.
 
     Attributes:
         spacing: mm of a voxel along each spatial axis of the tensors.
