@@ -35,7 +35,7 @@ def choose_grid(grids: Sequence[Grid], dimension: int, longest: int | None = Non
     """
     if not grids:
         raise ValueError("A study grid can't be chosen without images.")
-    extent = np.median([_extent(g, dimension) for g in grids], axis=0) * _MARGIN
+    extent = _box(grids, dimension)
     finest = np.median([min(g.spacing[:dimension]) for g in grids])
     spacing = float(max(finest, extent.max() / (longest or _LONGEST[dimension])))
     return _rounded(extent, float(f"{spacing:.4g}"), dimension, longest or _LONGEST[dimension])
@@ -62,8 +62,13 @@ def grid_from(
         if wanted.min() < 16:
             raise ValueError(f"The grid size must be 16 or more along each axis, got {list(size)}.")
     if spacing is None:
-        spacing = np.full(dimension, (np.asarray(chosen.extent_mm[:dimension]) / wanted).max())
+        spacing = np.full(dimension, (_box(grids, dimension) / wanted).max())
     return _centred(wanted, spacing)
+
+
+def _box(grids: Sequence[Grid], dimension: int) -> np.ndarray:
+    """Sides in mm of the box of a study grid."""
+    return np.median([_extent(g, dimension) for g in grids], axis=0) * _MARGIN
 
 
 def _extent(grid: Grid, dimension: int) -> np.ndarray:
