@@ -9,7 +9,7 @@ axes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -79,40 +79,75 @@ def warp_affinely(maps: Tensor, affine: CentredAffine, spacing_mm: tuple[float, 
     return sample(maps, positions, padding="zeros")
 
 
-def fit_affine(
-    moving: Tensor, fixed: Tensor, present: Tensor, spacing_mm: tuple[float, ...]
-) -> CentredAffine:
-    """The affine map that brings `moving` onto `fixed`, or the identity where that does not raise the Dice.
+@dataclass(frozen=True)
+class StructurePairs:
+    """N pairs of maps on one grid, without background.
+
+    Attributes:
+        moving: probabilities of the structures, [N, K, *shape].
+        fixed: the same shape.
+        moving_inside: 1 where the moving image has data, else 0, [N, 1, *shape].
+        fixed_inside: the same for the fixed image.
+        present: which structures both maps of a pair show, so that they count, [N, K] bool.
+    """
+
+    moving: Tensor
+    fixed: Tensor
+    moving_inside: Tensor
+    fixed_inside: Tensor
+    present: Tensor
+
+    def moved(self, affine: CentredAffine, spacing_mm: tuple[float, ...]) -> StructurePairs:
+        """The pairs with the moving maps brought onto the fixed ones by `affine`."""
+        both = warp_affinely(torch.cat([self.moving, self.moving_inside], dim=1), affine, spacing_mm)
+        return replace(self, moving=both[:, :-1], moving_inside=both[:, -1:])
+
+    def shrunk(self, shape: tuple[int, ...], blur: float) -> StructurePairs:
+        """At a coarser `shape`, maps blurred by `blur` of its voxels; the field of view keeps its border."""
+        moving, fixed, moving_inside, fixed_inside = (
+            shrink(x, shape) for x in (self.moving, self.fixed, self.moving_inside, self.fixed_inside)
+        )
+        return replace(
+            self,
+            moving=_blurred_inside(moving, moving_inside, blur),
+            fixed=_blurred_inside(fixed, fixed_inside, blur),
+            moving_inside=moving_inside,
+            fixed_inside=fixed_inside,
+        )
+
+    def overlap(self, affine: CentredAffine, spacing_mm: tuple[float, ...]) -> Tensor:
+        """Mean Dice [N] of the structures that count, after `affine`, where both images have data."""
+        pairs = self.moved(affine, spacing_mm)
+        seen = pairs.moving_inside * pairs.fixed_inside
+        dice = soft_dice(pairs.moving * seen, pairs.fixed * seen)
+        return (dice * self.present).sum(1) / self.present.sum(1).clamp(min=1)
+
+
+def fit_affine(pairs: StructurePairs, spacing_mm: tuple[float, ...]) -> CentredAffine:
+    """The affine map that brings moving onto fixed, or the identity where that does not raise the Dice.
 
     Starts from the best of identity, shift and similarity (from the structures' moments), climbs the Dice of
     slightly blurred maps, and gives the result up where it gains less than 0.005 or stretches by more than
     1.6.
 
     Args:
-        moving: probabilities of the structures without background, [N, K, *shape].
-        fixed: the same shape.
-        present: which structures count for a pair, [N, K] bool.
+        pairs: the maps.
         spacing_mm: in the order of the array axes.
     """
-    shape = tuple(fixed.shape[2:])
-    spacing = _working_spacing(shape, spacing_mm)
-    small_moving, small_fixed = (
-        shrink(x, tuple(max(2, round(n * s / w)) for n, s, w in zip(shape, spacing_mm, spacing, strict=True)))
-        for x in (moving, fixed)
+    shape = tuple(pairs.fixed.shape[2:])
+    small_shape = _working_shape(shape, spacing_mm)
+    spacing = tuple(
+        (n - 1) * s / max(m - 1, 1) for n, s, m in zip(shape, spacing_mm, small_shape, strict=True)
     )
-    spacing = _fitted_spacing(shape, spacing_mm, tuple(small_fixed.shape[2:]))
-    blurred = gaussian_smooth(small_moving, 1.5), gaussian_smooth(small_fixed, 1.5)
-    identity = CentredAffine.identity(len(fixed), len(shape), fixed.device)
+    small, blurred = pairs.shrunk(small_shape, 0), pairs.shrunk(small_shape, 1.5)
+    identity = CentredAffine.identity(len(pairs.fixed), len(shape), pairs.fixed.device)
     start = identity
-    for candidate in _moment_fits(small_moving, small_fixed, present, spacing):
-        better = _overlap(*blurred, candidate, present, spacing) > _overlap(*blurred, start, present, spacing)
-        start = candidate.where(better, start)
+    for candidate in _moment_fits(small, spacing):
+        start = candidate.where(blurred.overlap(candidate, spacing) > blurred.overlap(start, spacing), start)
     with torch.enable_grad():
-        found = _climb(*blurred, start, present, spacing)
-    gain = _overlap(small_moving, small_fixed, found, present, spacing) - _overlap(
-        small_moving, small_fixed, identity, present, spacing
-    )
-    stretch = torch.linalg.svdvals(found.matrix.cpu()).to(fixed.device)
+        found = _climb(blurred, start, spacing)
+    gain = small.overlap(found, spacing) - small.overlap(identity, spacing)
+    stretch = torch.linalg.svdvals(found.matrix.cpu()).to(gain.device)
     sound = (stretch.amax(1) < _LARGEST_STRETCH) & (stretch.amin(1) > 1 / _LARGEST_STRETCH)
     return found.where((gain > _LEAST_GAIN) & sound, identity)
 
@@ -126,16 +161,17 @@ def shrink(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
     return resize(gaussian_smooth(maps, sigmas), shape)
 
 
-def _working_spacing(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[float, ...]:
+def _blurred_inside(maps: Tensor, inside: Tensor, sigma: float) -> Tensor:
+    """Blurred as if the maps went on outside the field of view as they are at its border."""
+    if sigma == 0:
+        return maps
+    return gaussian_smooth(maps * inside, sigma) / gaussian_smooth(inside, sigma).clamp(min=0.05)
+
+
+def _working_shape(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
     extent = max(n * s for n, s in zip(shape, spacing_mm, strict=True))
     coarse = extent / WORKING_SIZE[len(shape)]
-    return tuple(max(coarse, s) for s in spacing_mm)
-
-
-def _fitted_spacing(
-    shape: tuple[int, ...], spacing_mm: tuple[float, ...], small: tuple[int, ...]
-) -> tuple[float, ...]:
-    return tuple((n - 1) * s / max(m - 1, 1) for n, s, m in zip(shape, spacing_mm, small, strict=True))
+    return tuple(max(2, round(n * min(s / coarse, 1))) for n, s in zip(shape, spacing_mm, strict=True))
 
 
 def _points_mm(shape: tuple[int, ...], spacing_mm: tuple[float, ...], device: torch.device) -> Tensor:
@@ -146,19 +182,8 @@ def _points_mm(shape: tuple[int, ...], spacing_mm: tuple[float, ...], device: to
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def _overlap(
-    moving: Tensor, fixed: Tensor, affine: CentredAffine, present: Tensor, spacing: tuple[float, ...]
-) -> Tensor:
-    """Mean Dice of the structures that count, where the moving image's grid reaches: [N]."""
-    inside = torch.ones_like(moving[:, :1])
-    warped = warp_affinely(torch.cat([moving, inside], dim=1), affine, spacing)
-    dice = soft_dice(warped[:, :-1], fixed * warped[:, -1:])
-    return (dice * present).sum(1) / present.sum(1).clamp(min=1)
-
-
-def _climb(
-    moving: Tensor, fixed: Tensor, start: CentredAffine, present: Tensor, spacing: tuple[float, ...]
-) -> CentredAffine:
+def _climb(pairs: StructurePairs, start: CentredAffine, spacing: tuple[float, ...]) -> CentredAffine:
+    fixed = pairs.fixed
     d = fixed.dim() - 2
     half_extent = max(n * s for n, s in zip(fixed.shape[2:], spacing, strict=True)) / 2
     change = torch.zeros(len(fixed), d, d + 1, device=fixed.device, requires_grad=True)
@@ -173,7 +198,7 @@ def _climb(
         strain = (change[..., :d] + change[..., :d].mT) / 2
         growth = strain.diagonal(dim1=1, dim2=2).mean(1)
         shear = strain - growth[:, None, None] * torch.eye(d, device=fixed.device)
-        loss = (1 - _overlap(moving, fixed, current(), present, spacing)).sum()
+        loss = (1 - pairs.overlap(current(), spacing)).sum()
         loss = loss + _SHEAR_WEIGHT * (shear**2).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -182,12 +207,11 @@ def _climb(
         return current()
 
 
-def _moment_fits(
-    moving: Tensor, fixed: Tensor, present: Tensor, spacing: tuple[float, ...]
-) -> list[CentredAffine]:
-    """A shift and, where the data say more, a similarity from the structures' centroids and extents."""
+def _moment_fits(pairs: StructurePairs, spacing: tuple[float, ...]) -> list[CentredAffine]:
+    """A shift and similarities from the structures' centroids and extents."""
+    fixed, present = pairs.fixed, pairs.present
     points = _points_mm(tuple(fixed.shape[2:]), spacing, fixed.device).flatten(1)
-    from_moving, from_fixed = (_moments(x, present, points) for x in (moving, fixed))
+    from_moving, from_fixed = (_moments(x, present, points) for x in (pairs.moving, fixed))
     weight = from_fixed[2] * present
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
     centre_m, centre_f = ((weight[..., None] * m[0]).sum(1) for m in (from_moving, from_fixed))

@@ -20,28 +20,29 @@ from SegGuidedMMRegLib.config import RegistrationConfig
 from SegGuidedMMRegLib.deformation import (
     border_fade,
     compose,
-    corner_jacobians,
     exponential,
     gaussian_smooth,
     resize_field,
     soft_dice,
     warp,
 )
+from SegGuidedMMRegLib.inverse_pair import fold_free_pair
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, both_ways
-from SegGuidedMMRegLib.pair_affine import CentredAffine, fit_affine, shrink, warp_affinely
+from SegGuidedMMRegLib.pair_affine import CentredAffine, StructurePairs, fit_affine, shrink
 
 VELOCITY_FACTOR = 4
-"""Study voxels a node of the velocity field, along each axis."""
-
-JACOBIAN_MARGIN = 0.1
-"""Every corner Jacobian of a map and of its inverse is made at least this."""
+"""Study voxels a node of the velocity field, along each axis; half of it on small grids."""
 
 MEAN_INVERSE_ERROR, MAX_INVERSE_ERROR = 0.1, 0.5
 """A pair whose forward and inverse do not undo each other to this many voxels has failed."""
 
 _SMALLEST_STRUCTURE = 4
-_SQUARINGS = 7
+_SMALL_GRID = 96
+_FEWEST_NODES = 6
+_TOLERATED_LOSS = 0.01
 _COARSE_SHARE = 0.4
+_FADE = 0.12
+_NODE_SMOOTHING = 0.7
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class PairDiagnostics:
         smallest_jacobian: of all corner determinants of both displacements.
         inverse_error_mean_voxels: of forward∘inverse and inverse∘forward, over the study grid.
         inverse_error_max_voxels: the largest.
-        smoothings: how often the field was smoothed until no Jacobian was below the margin.
+        repairs: how often the velocity was smoothed until neither map came near a fold.
         failure: why the pair failed, or None.
     """
 
@@ -72,7 +73,7 @@ class PairDiagnostics:
     smallest_jacobian: float
     inverse_error_mean_voxels: float
     inverse_error_max_voxels: float
-    smoothings: int
+    repairs: int
     failure: str | None
 
 
@@ -144,29 +145,30 @@ def register_batch(
     spacing = tuple(float(s) for s in spacing_mm)
     _check(moving, fixed, network, spacing)
     moving, fixed = moving.float(), fixed.float()
-    pair = _Pairs.of(moving, fixed, moving_inside, fixed_inside)
-    before = pair.dice()
+    pair = _pairs(moving, fixed, moving_inside, fixed_inside)
+    before = _hard_dice(pair)
 
     affine = CentredAffine.identity(len(fixed), len(spacing), fixed.device)
     after_affine = before
     if config.affine:
-        affine = fit_affine(pair.moving, pair.fixed, pair.present, spacing)
-        pair = pair.aligned(affine, spacing)
-        after_affine = pair.dice()
+        affine = fit_affine(pair, spacing)
+        pair = pair.moved(affine, spacing)
+        after_affine = _hard_dice(pair)
 
     shape = tuple(fixed.shape[2:])
-    velocity = torch.zeros(len(fixed), len(shape), *velocity_shape(shape), device=fixed.device)
+    nodes = coarser_shape(shape, spacing, _velocity_factor(shape))
+    velocity = torch.zeros(len(fixed), len(shape), *nodes, device=fixed.device)
     network_dice = None
     if network is not None:
         forward, backward = _predict(network, _with_background(pair.moving), fixed)
-        network_dice = pair.dice(resize_field(forward, shape))
-        velocity = _velocity_of(forward, backward, tuple(velocity.shape[2:]))
+        network_dice = _hard_dice(pair, resize_field(forward, shape))
+        velocity = _velocity_of(forward, backward, nodes)
     if config.refinement_steps:
         with torch.enable_grad():
             velocity = _optimise(velocity, pair, config, spacing)
 
-    solution = _fold_free(velocity, shape)
-    after = pair.dice(solution.forward)
+    solution, repairs = fold_free_pair(velocity, shape)
+    after = _hard_dice(pair, solution.forward)
     matrices = affine.lps()
     results = []
     for n in range(len(fixed)):
@@ -179,7 +181,7 @@ def register_batch(
             smallest_jacobian=float(solution.jacobian[n]),
             inverse_error_mean_voxels=float(solution.error_mean[n]),
             inverse_error_max_voxels=float(solution.error_max[n]),
-            smoothings=int(solution.smoothings[n]),
+            repairs=int(repairs[n]),
             failure=None,
         )
         diagnostics = _judged(diagnostics)
@@ -187,52 +189,32 @@ def register_batch(
     return results
 
 
-def velocity_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Nodes of the velocity field for a study grid of `shape`; short axes keep their voxels."""
-    return tuple(n if n < 4 * VELOCITY_FACTOR else -(-n // VELOCITY_FACTOR) for n in shape)
+def coarser_shape(shape: tuple[int, ...], spacing_mm: tuple[float, ...], factor: float) -> tuple[int, ...]:
+    """Nodes of a grid over the same box, `factor` of the smallest spacing apart along every axis, in mm.
+
+    Axes that are as coarse as that already, or short, keep their voxels.
+    """
+    apart = factor * min(spacing_mm)
+    wanted = [math.ceil(n * min(s / apart, 1) - 1e-6) for n, s in zip(shape, spacing_mm, strict=True)]
+    return tuple(min(n, max(m, _FEWEST_NODES)) for n, m in zip(shape, wanted, strict=True))
+
+
+def _velocity_factor(shape: tuple[int, ...]) -> int:
+    return VELOCITY_FACTOR if max(shape) >= _SMALL_GRID else VELOCITY_FACTOR // 2
 
 
 # -- the pairs ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Structures without background [N, K, *], fields of view [N, 1, *], and who counts [N, K]."""
-
-    moving: Tensor
-    fixed: Tensor
-    moving_inside: Tensor
-    fixed_inside: Tensor
-    present: Tensor
-
-    @staticmethod
-    def of(
-        moving: Tensor, fixed: Tensor, moving_inside: Tensor | None, fixed_inside: Tensor | None
-    ) -> _Pairs:
-        everywhere = torch.ones_like(fixed[:, :1])
-        insides = [
-            everywhere if mask is None else mask[:, None].to(everywhere)
-            for mask in (moving_inside, fixed_inside)
-        ]
-        present = _present(moving) & _present(fixed)
-        return _Pairs(moving[:, 1:], fixed[:, 1:], insides[0], insides[1], present)
-
-    def aligned(self, affine: CentredAffine, spacing: tuple[float, ...]) -> _Pairs:
-        both = warp_affinely(torch.cat([self.moving, self.moving_inside], dim=1), affine, spacing)
-        return _Pairs(both[:, :-1], self.fixed, both[:, -1:], self.fixed_inside, self.present)
-
-    def dice(self, displacement: Tensor | None = None) -> Tensor:
-        """Dice [N, K] of moving, warped by `displacement`, and fixed, where both have data."""
-        moving = torch.cat([self.moving, self.moving_inside], dim=1)
-        if displacement is not None:
-            moving = warp(moving, displacement)
-        maps = _with_background(moving[:, :-1]), _with_background(self.fixed)
-        return _hard_dice(*maps, moving[:, -1:] * self.fixed_inside, self.present)
-
-    def shrunk(self, shape: tuple[int, ...], blur: float) -> _Pairs:
-        maps = [shrink(x, shape) for x in (self.moving, self.fixed, self.moving_inside, self.fixed_inside)]
-        moving, fixed = (gaussian_smooth(x, blur) for x in maps[:2])
-        return _Pairs(moving, fixed, maps[2], maps[3], self.present)
+def _pairs(
+    moving: Tensor, fixed: Tensor, moving_inside: Tensor | None, fixed_inside: Tensor | None
+) -> StructurePairs:
+    everywhere = torch.ones_like(fixed[:, :1])
+    insides = [
+        everywhere if mask is None else mask[:, None].to(everywhere) for mask in (moving_inside, fixed_inside)
+    ]
+    present = _present(moving) & _present(fixed)
+    return StructurePairs(moving[:, 1:], fixed[:, 1:], insides[0], insides[1], present)
 
 
 def _check(
@@ -265,17 +247,18 @@ def _with_background(structures: Tensor) -> Tensor:
     return torch.cat([(1 - structures.sum(1, keepdim=True)).clamp(0, 1), structures], dim=1)
 
 
-def _hard_dice(warped: Tensor, fixed: Tensor, seen: Tensor, present: Tensor) -> Tensor:
-    """Dice [N, K] of the most probable labels of two maps [N, 1 + K, *], nan for what is not `present`.
-
-    Only voxels count where `seen` [N, 1, *] is above a half.
-    """
-    in_view = seen[:, 0] > 0.5
-    a, b = (torch.where(in_view, maps.argmax(1), 0) for maps in (warped, fixed))
-    channels = fixed.shape[1]
+def _hard_dice(pairs: StructurePairs, displacement: Tensor | None = None) -> Tensor:
+    """Dice [N, K] of the most probable labels where both images have data; nan for what does not count."""
+    moving, inside = pairs.moving, pairs.moving_inside
+    if displacement is not None:
+        moving, inside = (warp(x, displacement) for x in (moving, inside))
+    in_view = (inside * pairs.fixed_inside)[:, 0] > 0.5
+    maps = (_with_background(moving), _with_background(pairs.fixed))
+    a, b = (torch.where(in_view, x.argmax(1), 0) for x in maps)
+    channels = 1 + moving.shape[1]
     size = _counts(a, channels) + _counts(b, channels)
     shared = _counts(torch.where(a == b, a, 0), channels)
-    return torch.where(present, 2 * shared / size.clamp(min=1), torch.nan)
+    return torch.where(pairs.present, 2 * shared / size.clamp(min=1), torch.nan)
 
 
 # -- the network ----------------------------------------------------------------------------------------
@@ -304,11 +287,13 @@ def _velocity_of(forward: Tensor, backward: Tensor, shape: tuple[int, ...], corr
 # -- the optimisation -----------------------------------------------------------------------------------
 
 
-def _optimise(start: Tensor, pair: _Pairs, config: RegistrationConfig, spacing: tuple[float, ...]) -> Tensor:
-    """Adam on a velocity field, first on blurred maps at its own resolution, then on maps of twice that."""
+def _optimise(
+    start: Tensor, pair: StructurePairs, config: RegistrationConfig, spacing: tuple[float, ...]
+) -> Tensor:
+    """Adam on a velocity field, first on blurred maps at its own resolution, then on finer ones."""
     shape = tuple(pair.fixed.shape[2:])
     nodes = tuple(start.shape[2:])
-    finer = tuple(max(m, -(-n // 2)) for m, n in zip(nodes, shape, strict=True))
+    finer = coarser_shape(shape, spacing, _velocity_factor(shape) / 2)
     fade = _fade(nodes, start.device)
     node_mm = tuple((n - 1) * s / (m - 1) for n, m, s in zip(shape, nodes, spacing, strict=True))
     change = torch.zeros_like(start, requires_grad=True)
@@ -320,16 +305,16 @@ def _optimise(start: Tensor, pair: _Pairs, config: RegistrationConfig, spacing: 
         while step < last_step:
             rate = 0.5 * (1 + math.cos(math.pi * step / config.refinement_steps))
             optimizer.param_groups[0]["lr"] = config.refinement_rate * max(rate, 0.05)
-            velocity = start + gaussian_smooth(change, 1.0) * fade
+            velocity = start + gaussian_smooth(change, _NODE_SMOOTHING) * fade
             loss = _misfit(velocity, maps) + config.refinement_smoothness * _roughness(velocity, node_mm)
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
             step += 1
-    return (start + gaussian_smooth(change.detach(), 1.0) * fade).detach()
+    return (start + gaussian_smooth(change.detach(), _NODE_SMOOTHING) * fade).detach()
 
 
-def _misfit(velocity: Tensor, maps: _Pairs) -> Tensor:
+def _misfit(velocity: Tensor, maps: StructurePairs) -> Tensor:
     """1 - Dice in both directions, averaged over the structures that count: [N]."""
     shape = tuple(maps.fixed.shape[2:])
     pairs = len(velocity)
@@ -358,52 +343,10 @@ def _roughness(velocity: Tensor, spacing: tuple[float, ...]) -> Tensor:
 
 
 def _fade(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    return border_fade(shape, max(2, round(0.06 * min(shape))), device)
+    return border_fade(shape, max(2, round(_FADE * min(shape))), device)
 
 
-# -- the final map --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Solution:
-    forward: Tensor
-    inverse: Tensor
-    jacobian: Tensor
-    error_mean: Tensor
-    error_max: Tensor
-    smoothings: Tensor
-
-
-def _fold_free(velocity: Tensor, shape: tuple[int, ...], rounds: int = 24) -> _Solution:
-    """Both maps on the full grid; fields that fold there are smoothed and damped until they do not."""
-    ratio = tuple((n - 1) / (m - 1) for n, m in zip(shape, velocity.shape[2:], strict=True))
-    fade = border_fade(shape, max(2, round(min(ratio))), velocity.device)
-    full = gaussian_smooth(resize_field(velocity, shape), tuple(0.5 * r for r in ratio)) * fade
-    smoothings = torch.zeros(len(full), dtype=torch.int64, device=full.device)
-    for turn in range(rounds + 1):
-        solution = _solve(full, smoothings)
-        bad = (solution.jacobian < JACOBIAN_MARGIN) | (solution.error_max > MAX_INVERSE_ERROR)
-        if turn == rounds or not bad.any():
-            break
-        damped = gaussian_smooth(full, tuple(0.75 * r for r in ratio)) * fade * (1.0 if turn < 8 else 0.85)
-        full = torch.where(bad.view(-1, *[1] * (full.dim() - 1)), damped, full)
-        smoothings = smoothings + bad
-    return solution
-
-
-def _solve(velocity: Tensor, smoothings: Tensor) -> _Solution:
-    forward = exponential(velocity, _SQUARINGS)
-    inverse = _polished_inverse(forward, exponential(-velocity, _SQUARINGS))
-    errors = torch.stack([compose(forward, inverse), compose(inverse, forward)], dim=1).norm(dim=2).flatten(1)
-    smallest = [corner_jacobians(u).flatten(1).amin(1) for u in (forward, inverse)]
-    return _Solution(forward, inverse, torch.minimum(*smallest), errors.mean(1), errors.amax(1), smoothings)
-
-
-def _polished_inverse(forward: Tensor, inverse: Tensor, rounds: int = 3) -> Tensor:
-    """The inverse of the displacement as it is interpolated: psi <- psi(q - r(q)), r = phi(psi(q)) - q."""
-    for _ in range(rounds):
-        inverse = compose(inverse, -compose(forward, inverse))
-    return inverse
+# -- the judgement ---------------------------------------------------------------------------------------
 
 
 def _judged(found: PairDiagnostics) -> PairDiagnostics:
@@ -421,7 +364,7 @@ def _judged(found: PairDiagnostics) -> PairDiagnostics:
             f"forward and inverse miss each other by {found.inverse_error_mean_voxels:.3f} voxels on "
             f"average, {found.inverse_error_max_voxels:.3f} at most"
         )
-    elif np.nanmean(found.dice_after) < np.nanmean(found.dice_before):
+    elif np.nanmean(found.dice_after) < np.nanmean(found.dice_before) - _TOLERATED_LOSS:
         reason = (
             f"the Dice of the segmentations fell from {np.nanmean(found.dice_before):.3f} to "
             f"{np.nanmean(found.dice_after):.3f}"
