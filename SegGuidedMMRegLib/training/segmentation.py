@@ -13,6 +13,7 @@ from SegGuidedMMRegLib.deformation import soft_dice
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.losses import segmentation_loss
 from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network, describe_network
+from SegGuidedMMRegLib.training.appearance import quantile_table
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors
 from SegGuidedMMRegLib.training.intensity import IntensityAugmentation
@@ -77,7 +78,9 @@ class SourceSegmentation(TrainableStage):
         self._spatial = (
             SpatialAugmentation(tensors.grid.axis_spacing) if config.spatial_augmentation else None
         )
-        self._intensity = IntensityAugmentation() if config.intensity_augmentation else None
+        self._intensity: IntensityAugmentation | None = None
+        if config.intensity_augmentation:
+            self._intensity = IntensityAugmentation(quantile_table(tensors.source_images))
         self.networks = {"network": network}
         self.optimizers = {"network": torch.optim.Adam(network.parameters(), lr=config.learning_rate)}
         self.ema_decay = config.ema_decay

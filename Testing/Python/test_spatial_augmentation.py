@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from SegGuidedMMRegLib.deformation import corner_jacobians, identity_voxels
+from SegGuidedMMRegLib.training.appearance import quantile_table
 from SegGuidedMMRegLib.training.intensity import IntensityAugmentation
 from SegGuidedMMRegLib.training.spatial import SpatialAugmentation, upsample_smoothly
 
@@ -89,8 +90,34 @@ def test_a_spline_of_control_points_is_the_cubic_b_spline() -> None:
 
 def test_intensity_changes_differ_from_image_to_image_and_keep_the_order_of_grey_values() -> None:
     ramp = torch.linspace(0.05, 0.95, 64).expand(6, 1, 64, 64).clone()
-    changed = IntensityAugmentation(noise=0.0)(ramp, generator())
+    changed = IntensityAugmentation(noise=0.0, shading=0.0)(ramp, generator())
     assert (changed.diff(dim=-1) >= -1e-6).all()
     assert len({round(float(x.mean()), 4) for x in changed}) == 6
     assert changed.min() > -0.3
     assert changed.max() < 1.3
+
+
+def test_histograms_are_borrowed_from_the_references() -> None:
+    ramp = torch.linspace(0, 1, 64).expand(40, 1, 64, 64).clone()
+    dark = quantile_table(ramp[:1] ** 3)
+    plain = {
+        "shading": 0.0,
+        "gamma": 1.0,
+        "contrast": 0.0,
+        "brightness": 0.0,
+        "noise": 0.0,
+        "blur_sigma": 0.0,
+    }
+    changed = IntensityAugmentation(dark, **plain)(ramp, generator())
+    borrowed = changed.mean((1, 2, 3)) < 0.4
+    assert 5 < int(borrowed.sum()) < 35
+    torch.testing.assert_close(changed[borrowed][0], ramp[0] ** 3, atol=0.02, rtol=0)
+    torch.testing.assert_close(changed[~borrowed][0], ramp[0], atol=0.01, rtol=0)
+
+
+def test_shading_is_smooth_and_differs_from_image_to_image() -> None:
+    flat = torch.full((4, 1, 32, 32), 0.5)
+    plain = {"gamma": 1.0, "contrast": 0.0, "brightness": 0.0, "noise": 0.0}
+    shaded = IntensityAugmentation(**plain)(flat, generator())
+    assert shaded.std((1, 2, 3)).min() > 0.01
+    assert shaded.diff(dim=-1).abs().max() < 0.15
