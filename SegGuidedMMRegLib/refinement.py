@@ -144,7 +144,8 @@ def register_batch(
     """
     spacing = tuple(float(s) for s in spacing_mm)
     _check(moving, fixed, network, spacing)
-    moving, fixed = moving.float(), fixed.float()
+    # Copies, because maps made in inference mode can't take part in an optimisation.
+    moving, fixed = (x.to(torch.float32, copy=True) for x in (moving, fixed))
     pair = _pairs(moving, fixed, moving_inside, fixed_inside)
     before = _hard_dice(pair)
 

@@ -227,6 +227,14 @@ def test_the_networks_map_is_what_is_left_when_nothing_is_refined() -> None:
     assert len(result.diagnostics.dice_network) == 2
 
 
+def test_maps_made_in_inference_mode_are_taken() -> None:
+    with torch.inference_mode():
+        moving, fixed = _two_legs((48, 48)), _two_legs((48, 48), bend=0.05)
+    result = register_maps(moving, fixed, None, QUICK, spacing_mm=(1.0, 1.0))
+    assert result.diagnostics.failure is None
+    assert not result.displacement.is_inference()
+
+
 def test_maps_that_do_not_fit_are_refused() -> None:
     moving = _two_legs()
     with pytest.raises(ValueError, match="of one shape"):
