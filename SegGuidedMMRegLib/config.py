@@ -159,8 +159,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "quick": {
         "augmentation": {"samples": 40, "iterations": 80},
-        "segmentation": {"steps": 300, "batch_size": 4},
-        "adaptation": {"randomised_steps": 300, "teacher_steps": 100, "epochs": 10},
+        "segmentation": {"steps": 400, "batch_size": 4},
+        "adaptation": {"randomised_steps": 900, "teacher_steps": 100, "epochs": 10},
         "registration": {"steps": 100, "batch_size": 4, "refinement_steps": 50},
     },
     "paper": {

@@ -38,9 +38,11 @@ class AppearanceMix:
         bias: standard deviation of the logarithm of the bias field.
         noise: largest standard deviation of the added noise.
         blur_voxels: standard deviation of the blur that is mixed in.
+        veil: share of all images that are laid under tissue of the target images' layout (`veil.veiled`),
+            if the source shows nothing around the structures (`veil.emptiness`).
 
     Raises:
-        ValueError: if the three shares do not add up to 1.
+        ValueError: if the first three shares do not add up to 1.
     """
 
     regions: float = 0.4
@@ -51,6 +53,7 @@ class AppearanceMix:
     bias: float = 0.2
     noise: float = 0.05
     blur_voxels: float = 1.0
+    veil: float = 0.8
 
     def __post_init__(self) -> None:
         total = self.regions + self.curves + self.histogram
@@ -60,7 +63,7 @@ class AppearanceMix:
 
     def milder(self) -> AppearanceMix:
         """A mix that changes less: for a second try where the first lost a structure."""
-        return AppearanceMix(0.2, 0.1, 0.7, self.clusters, 0.8, self.bias / 2, self.noise / 2, 0.5)
+        return AppearanceMix(0.2, 0.1, 0.7, self.clusters, 0.8, self.bias / 2, self.noise / 2, 0.5, 0.4)
 
 
 def recolour(

@@ -27,10 +27,17 @@ from SegGuidedMMRegLib.training.adaptation.task import (
     predict_labels,
     rarity_weights,
 )
-from SegGuidedMMRegLib.training.appearance import AppearanceMix, degrade, quantile_table, recolour
+from SegGuidedMMRegLib.training.appearance import (
+    AppearanceMix,
+    degrade,
+    match_histogram,
+    quantile_table,
+    recolour,
+)
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle, seed_of
 from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
+from SegGuidedMMRegLib.training.veil import emptiness, veiled
 
 _TEACHER_RATE = 0.3
 """Learning rate of the mean teacher phase, as a share of `adaptation.learning_rate`."""
@@ -50,6 +57,8 @@ class RandomisedSource:
     def __init__(self, task: AdaptationTask, mix: AppearanceMix) -> None:
         self._samples = task.samples
         self._structures = len(task.usual.median)
+        self._target_images = task.target_images
+        self._veil_share = mix.veil * emptiness(task.samples.images, task.samples.labels)
         self._quantiles = quantile_table(task.target_images)
         self._spatial = SpatialAugmentation(task.spacing)
         self._mix = mix
@@ -63,8 +72,21 @@ class RandomisedSource:
         images = recolour(
             images, labels, self._quantiles, self._mix, structures=self._structures, generator=generator
         )
+        images = self._some_veiled(images, generator)
         images, labels = self._spatial(images, labels, generator)
         return degrade(images, self._mix, generator), labels
+
+    def _some_veiled(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """A share of the images under a veil, with the histogram of a random target image."""
+        if not self._veil_share:
+            return images
+        device, count = images.device, len(images)
+        chosen = torch.rand(count, generator=generator, device=generator.device) < self._veil_share
+        rows = torch.randint(len(self._quantiles), (count,), generator=generator, device=generator.device)
+        under = match_histogram(
+            veiled(images, self._target_images, generator), self._quantiles[rows.to(device)]
+        )
+        return torch.where(chosen.to(device).view(-1, *[1] * (images.ndim - 1)), under, images)
 
 
 class RandomisedStage(TrainableStage):
