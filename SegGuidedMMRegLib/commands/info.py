@@ -14,11 +14,18 @@ class Info:
 
     study: Positional[Path | None] = None
     """Folder of a study."""
+    settings: bool = False
+    """Print every setting of every stage with its value in each preset, as a Markdown table."""
 
     def run(self) -> int:
         from SegGuidedMMRegLib.console import reporting
         from SegGuidedMMRegLib.environment import facts
 
+        if self.settings:
+            with reporting() as reporter:
+                for line in _settings_table():
+                    reporter.log(line)
+            return 0
         found = facts() if self.study is None else []
         with reporting() as reporter:
             for fact in found:
@@ -46,3 +53,19 @@ def _study_lines(folder: Path) -> list[str]:
         )
         lines.append(f"  {case.key}: {', '.join(p for p in parts if p)}")
     return lines
+
+
+def _settings_table() -> list[str]:
+    from SegGuidedMMRegLib.config import Config, preset
+
+    presets = {name: preset(name).model_dump() for name in ("paper", "default", "quick")}  # type: ignore[arg-type]
+    lines = ["| setting | paper | default | quick | meaning |", "|---|---|---|---|---|"]
+    for section, field in Config.model_fields.items():
+        for name, setting in getattr(field.annotation, "model_fields", {}).items():
+            values = " | ".join(_shown(values[section][name]) for values in presets.values())
+            lines.append(f"| `{section}.{name}` | {values} | {setting.description or ''} |")
+    return lines
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
