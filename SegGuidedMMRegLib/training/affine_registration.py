@@ -35,7 +35,7 @@ _COARSE_SCALES = (0.85, 1.0, 1.18)
 _COARSE_SIZE = {2: 48, 3: 20}
 _TURN_STEP_DEGREES = {2: 8.0, 3: 20.0}
 _CANDIDATES = 3
-_AFFINE_GAIN = 0.01
+_AFFINE_GAIN = 0.02
 _DAMPING = 0.05
 
 
@@ -48,8 +48,11 @@ class Limits:
         scale: smallest and largest singular value, relative to the scale of the start.
         anisotropy: largest ratio of two singular values (stretching and shear together).
         overlap: smallest share of the smaller picture that must be covered by the other.
-        score: smallest score that is believed.
+        score: smallest correlation that is believed.
         gain: how much the score must exceed that of the centred start.
+        prior: what a turn of half `rotation_degrees`, a scale of 1.2 or a shift of a tenth of the picture costs
+            each in score; twice as far costs four times as much. Pictures that repeat themselves (vertebrae) or
+            are nearly empty fit nearly as well in a wrong place far away.
     """
 
     rotation_degrees: float = 30.0
@@ -57,7 +60,8 @@ class Limits:
     anisotropy: float = 1.35
     overlap: float = 0.5
     score: float = 0.2
-    gain: float = 0.02
+    gain: float = 0.04
+    prior: float = 0.06
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Fit:
     Attributes:
         matrix: 4x4, fixed LPS mm to moving LPS mm.
         level: the family of maps it was found in.
-        score: normalised correlation of the features on the overlap, -1 to 1.
+        score: normalised correlation of the features on the overlap, -1 to 1, less the prior's cost.
         reason: why a richer map was refused, else empty.
     """
 
@@ -91,7 +95,16 @@ class _Task:
         return features_through(self.moving, matrix, grid, self.kind)
 
     def score(self, target: Features, matrix: FloatArray) -> float:
-        return _correlation(target, self.seen(matrix, target.grid))[0]
+        return _correlation(target, self.seen(matrix, target.grid))[0] - self.cost(matrix)
+
+    def cost(self, matrix: FloatArray) -> float:
+        """What the prior takes off the score."""
+        d = self.fixed.grid.dimension
+        size = float(np.prod(self.fixed.grid.extent_mm[:d]) ** (1 / d)) * self.scale
+        shift = np.linalg.norm(matrix[:d, 3]) / size / 0.1
+        turn = _turn_degrees(matrix, d) / max(0.5 * self.limits.rotation_degrees, 1.0)
+        stretch = np.log(np.linalg.svd(matrix[:d, :d])[1] / self.scale) / np.log(1.2)
+        return self.limits.prior * float(shift**2 + turn**2 + (stretch**2).max())
 
     def why_not(self, matrix: FloatArray) -> str:
         return implausible(matrix, self.fixed, self.moving, self.limits, self.scale)
@@ -134,7 +147,7 @@ def register(
     fit = _richer(task, fine, fit, "similarity")
     if affine:
         fit = _richer(task, fine, fit, "affine")
-    if fit.score < max(limits.score, centre.score + limits.gain):
+    if fit.score + task.cost(fit.matrix) < limits.score or fit.score < centre.score + limits.gain:
         return replace(centre, reason=f"best score {fit.score:.2f}, centred {centre.score:.2f}")
     return fit
 
@@ -161,10 +174,10 @@ def _coarse_search(task: _Task, target: Features) -> list[FloatArray]:
     for rotation, factor in product(_rotations(d, task.limits.rotation_degrees), _COARSE_SCALES):
         matrix = scaling(task.scale * factor, d)
         matrix[:3, :3] = rotation @ matrix[:3, :3]
-        score, shift = spectrum.best_shift(task.seen(matrix, target.grid), task.limits.overlap)
+        score, shift = spectrum.best_shift(task.seen(matrix, target.grid), task.limits)
         if score > 0:
             matrix[:3, 3] = matrix[:3, :3] @ shift
-            results.append((score, matrix))
+            results.append((score - task.cost(matrix), matrix))
     return [m for _, m in sorted(results, key=lambda r: -r[0])[:_CANDIDATES]]
 
 
@@ -192,6 +205,7 @@ class _Spectrum:
     energy: NDArray
     weight: NDArray
     total: float
+    far: NDArray
     shape: tuple[int, ...]
     grid: Grid
 
@@ -203,10 +217,13 @@ class _Spectrum:
         values, energy, weight = (
             np.fft.rfftn(a, shape, axes) for a in (target.values, energy, target.weight)
         )
-        return _Spectrum(values, energy, weight, float(target.weight.sum()), shape, target.grid)
+        size = np.prod(target.grid.shape) ** (1 / len(shape))
+        steps = [np.fft.fftfreq(n, 1 / n) / size / 0.1 for n in shape]
+        far = sum(s**2 for s in np.meshgrid(*steps, indexing="ij"))
+        return _Spectrum(values, energy, weight, float(target.weight.sum()), far, shape, target.grid)
 
-    def best_shift(self, seen: Features, overlap: float) -> tuple[float, FloatArray]:
-        """Largest correlation over all shifts of up to half the box, times the root of the overlap.
+    def best_shift(self, seen: Features, limits: Limits) -> tuple[float, FloatArray]:
+        """Largest correlation over all shifts of up to half the box, less the cost of the shift.
 
         Returns:
             the score, and the shift (3,) in mm: what is seen at x + shift belongs to the fixed picture at x.
@@ -224,7 +241,7 @@ class _Spectrum:
         smaller = max(min(self.total, float(seen.weight.sum())), 1.0)
         share = back(np.conj(self.weight) * weight) / smaller
         score = common / np.sqrt(np.maximum(energies, 1e-6 * self.total**2))
-        score = np.where(share >= overlap, score * np.sqrt(np.clip(share, 0, 1)), -1.0)
+        score = np.where(share >= limits.overlap, score - limits.prior * self.far, -1.0)
         peak = np.unravel_index(int(score.argmax()), self.shape)
         steps = [int(p) - n if p > n // 2 else int(p) for p, n in zip(peak, self.shape, strict=True)]
         shift = np.zeros(3)
@@ -341,11 +358,17 @@ def implausible(
         return f"it scales by {s.min() / scale:.2f} to {s.max() / scale:.2f}"
     if s.max() / s.min() > limits.anisotropy:
         return f"it stretches by {s.max() / s.min():.2f}"
-    angle = np.degrees(np.arccos(np.clip((np.trace(u @ vt) - (d - 2)) / 2, -1, 1)))
+    angle = _turn_degrees(matrix, d)
     if angle > limits.rotation_degrees + 5:
         return f"it turns by {angle:.0f} degrees"
     share = overlap(fixed, moving, matrix)
     return f"only {share:.0%} of the pictures overlap" if share < limits.overlap else ""
+
+
+def _turn_degrees(matrix: FloatArray, d: int) -> float:
+    """Angle of the rotation nearest to the linear part."""
+    u, _, vt = np.linalg.svd(matrix[:d, :d])
+    return float(np.degrees(np.arccos(np.clip((np.trace(u @ vt) - (d - 2)) / 2, -1, 1))))
 
 
 def overlap(fixed: Picture, moving: Picture, matrix: FloatArray) -> float:

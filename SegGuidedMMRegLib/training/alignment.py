@@ -38,7 +38,7 @@ T = TypeVar("T")
 REFERENCE_IMAGES = 12
 """An average of more images is hardly clearer."""
 
-_KNOWN_SCALES = (0.6, 1.6)
+_KNOWN_SCALES = (0.4, 2.5)
 
 # LPS directions of study x and y for a slice whose normal is nearest to x, y, z: how radiologists look at it.
 _DISPLAY_AXES = {0: ((0, 1, 0), (0, 0, -1)), 1: ((1, 0, 0), (0, 0, -1)), 2: ((1, 0, 0), (0, 1, 0))}
@@ -60,7 +60,7 @@ class Alignment:
     Attributes:
         study_to_case: 4x4, study LPS mm to the image's LPS mm.
         level: the richest family of maps that was believed.
-        score: normalised correlation of features with the reference, -1 to 1.
+        score: normalised correlation of features with the reference, -1 to 1, less what a large map costs.
         reason: why nothing richer was believed, else empty.
     """
 
@@ -198,7 +198,7 @@ def bring_across(
     source: Picture, target: Picture, config: PrealignConfig, kind: FeatureKind = "edges"
 ) -> Fit:
     """The map from study space to the target reference's own space; the identity if none convinces."""
-    limits = replace(_limits(config), anisotropy=1.25)
+    limits = replace(_limits(config), anisotropy=1.25, prior=0.08)
     if config.method == "none":
         return Fit(np.eye(4), "centre", 0.0)
     if config.method == "moments":
