@@ -21,12 +21,15 @@ from SegGuidedMMRegLib.inversion import pair_transforms
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, load_registration_network
 from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
 from SegGuidedMMRegLib.refinement import register_maps
-from SegGuidedMMRegLib.space import FloatArray, Grid
+from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.training.loop import make_fabric
 
 WITHOUT_ADAPTATION = "segmentation"
 """Stage whose network knows the source modality alone."""
+
+_PADDING_STEP, _LARGEST_PADDING = 16, {2: 64, 3: 16}
+"""Voxels by which the study grid grows on each side to cover an image that sticks out of it."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,24 @@ class Segmenter:
 
     @torch.inference_mode()
     def probabilities(self, sample: Sample) -> Tensor:
-        """Probabilities [1 + structures, *study shape], background first, float32 on the CPU."""
+        """Probabilities [1 + structures, *shape], background first, float32 on the CPU.
+
+        On the study grid, padded alike on all sides where the image sticks out of it; `on_study_grid` takes
+        the padding off. What lies on the study grid does not depend on the padding: the network normalises by
+        the whole of what it sees, so the padding is predicted in a pass of its own.
+        """
         grid = self._study.require_grid()
+        covering = _covering(grid, sample)
+        found = self._predicted(sample, grid)
+        if covering == grid:
+            return found
+        around = self._predicted(sample, covering)
+        on_study_grid(around, grid).copy_(found)
+        return around
+
+    def _predicted(self, sample: Sample, grid: Grid) -> Tensor:
         array = normalised_study_image(sample.image, grid, sample.study_to_case)
-        batch = torch.from_numpy(array)[None, None].to(self._device)
-        logits = self._networks[sample.modality](batch)
+        logits = self._networks[sample.modality](torch.from_numpy(array)[None, None].to(self._device))
         return torch.softmax(logits.float(), dim=1)[0].cpu()
 
     def labels(self, sample: Sample, probabilities: Tensor) -> Image:
@@ -119,11 +135,34 @@ class Segmenter:
 
     def on_own_grid(self, sample: Sample, probabilities: Tensor) -> Iterator[Image]:
         """Each channel of `probabilities`, background first, on the image's own grid."""
-        grid = self._study.require_grid()
+        study_grid = self._study.require_grid()
+        grid = study_grid.padded(_padding(probabilities, study_grid))
         case_to_study = np.linalg.inv(sample.study_to_case)
         for channel, values in enumerate(probabilities.numpy()):
             outside = 1.0 if channel == 0 else 0.0
             yield resample(Image(values, grid), sample.image.grid, case_to_study, outside=outside)
+
+
+def on_study_grid(probabilities: Tensor, grid: Grid) -> Tensor:
+    """What `Segmenter.probabilities` gives, [1 + structures, *padded shape], without its padding."""
+    padding = _padding(probabilities, grid)
+    inner = (slice(padding, -padding) if padding else slice(None),) * grid.dimension
+    return probabilities[(slice(None), *inner)]
+
+
+def _padding(probabilities: Tensor, grid: Grid) -> int:
+    return (probabilities.shape[1] - grid.shape[0]) // 2
+
+
+def _covering(grid: Grid, sample: Sample) -> Grid:
+    """The study grid with as much padding as the corners of the image need, within limits."""
+    last = np.asarray(sample.image.grid.size) - 1
+    corners = np.stack(np.meshgrid(*[(0, n) for n in last]), axis=-1).reshape(-1, 3)
+    case_to_study = np.linalg.inv(sample.study_to_case)
+    voxels = grid.points_to_voxels(apply_affine(case_to_study, sample.image.grid.voxels_to_points(corners)))
+    beyond = np.maximum(-voxels, voxels - (np.asarray(grid.size) - 1))[:, : grid.dimension].max()
+    steps = int(np.ceil(max(beyond, 0.0) / _PADDING_STEP))
+    return grid.padded(min(steps * _PADDING_STEP, _LARGEST_PADDING[grid.dimension]))
 
 
 def label_probabilities(study: Study, sample: Sample, labels: Image) -> Tensor:
@@ -202,14 +241,14 @@ class Registrar:
         fit of the two segmentations, and φ the exponential of a velocity field.
 
         Args:
-            moving, fixed: the two images.
-            moving_map, fixed_map: probabilities [1 + structures, *study shape].
+            moving, fixed: the two images. moving_map, fixed_map: probabilities [1 + structures, *study
+            shape], or padded as `Segmenter` gives them.
             spacing_mm: of the delivered fields; None for that of the images.
         """
         grid = self._study.require_grid()
         pair = register_maps(
-            moving_map.to(self._device),
-            fixed_map.to(self._device),
+            on_study_grid(moving_map, grid).to(self._device),
+            on_study_grid(fixed_map, grid).to(self._device),
             self._network,
             self._config,
             spacing_mm=grid.axis_spacing,

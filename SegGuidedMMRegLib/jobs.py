@@ -42,7 +42,7 @@ class SegmentedStudy:
         self._folder = study.folder / "models" / "cache" / "probabilities"
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """[1 + structures, *study shape], float32 on the CPU."""
+        """What `Segmenter.probabilities` gives for this sample."""
         if sample.case is None:
             return self.segmenter.probabilities(sample)
         path = self._folder / f"{sample.case.modality}--{sample.case.name}.safetensors"
