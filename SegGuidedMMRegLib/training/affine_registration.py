@@ -50,9 +50,9 @@ class Limits:
         overlap: smallest share of the smaller picture that must be covered by the other.
         score: smallest correlation that is believed.
         gain: how much the score must exceed that of the centred start.
-        prior: what a turn of half `rotation_degrees`, a scale of 1.2 or a shift of a tenth of the picture costs
-            each in score; twice as far costs four times as much. Pictures that repeat themselves (vertebrae) or
-            are nearly empty fit nearly as well in a wrong place far away.
+        prior: what a turn of half `rotation_degrees`, a scale of 1.2 or a shift of a tenth of the picture
+            costs each in score; twice as far costs four times as much. Pictures that repeat themselves
+            (vertebrae) or are nearly empty fit nearly as well in a wrong place far away.
     """
 
     rotation_degrees: float = 30.0
@@ -219,7 +219,7 @@ class _Spectrum:
         )
         size = np.prod(target.grid.shape) ** (1 / len(shape))
         steps = [np.fft.fftfreq(n, 1 / n) / size / 0.1 for n in shape]
-        far = sum(s**2 for s in np.meshgrid(*steps, indexing="ij"))
+        far = np.sum(np.square(np.meshgrid(*steps, indexing="ij")), axis=0)
         return _Spectrum(values, energy, weight, float(target.weight.sum()), far, shape, target.grid)
 
     def best_shift(self, seen: Features, limits: Limits) -> tuple[float, FloatArray]:
