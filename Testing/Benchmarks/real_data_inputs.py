@@ -2,7 +2,7 @@
 
 Knee: radiographs of two looks. `smooth` is the source with 5 labelled knees, `sharp` the target. Labelled
 knees that do not train are tested, each after a random similarity: turned by up to ±15°, scaled by ±15 %,
-shifted by ±10 % of the picture. Left knees are flagged mirrored. The files do not know their pixel size: 1 mm.
+shifted by ±10 % of the picture. Left knees are flagged mirrored. Pixels count as 1 mm; the files do not say.
 
 Spine: sagittal T2 SPACE slices (0.75 mm). Half of the subjects are the source, 5 of them labelled; the other
 half is the target under a simulated contrast (`simulate_contrast`).
