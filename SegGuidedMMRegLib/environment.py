@@ -55,7 +55,7 @@ def _package(name: str) -> Fact:
 
 def _requirement(name: str) -> str:
     """What to give pip: icon_registration alone without its own requirements, which would replace torch."""
-    return "--no-deps icon_registration" if name == "icon_registration" else name
+    return "--no-deps icon_registration footsteps tqdm" if name == "icon_registration" else name
 
 
 def _cores() -> Fact:
