@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from real_data_inputs import DATA_SETS, prepare
@@ -27,6 +27,7 @@ from SegGuidedMMRegLib.commands.bring import Files, New, Settings
 from SegGuidedMMRegLib.console import reporting
 from SegGuidedMMRegLib.study import Study
 
+_T = TypeVar("_T")
 _STAGES = ("prealign", "augmentation", "segmentation", "adaptation", "registration")
 
 
@@ -88,8 +89,8 @@ def _run(options: argparse.Namespace, folder: Path, title: str) -> None:
             pairs = [(m, f) for m, f in jobs.test_pairs(study) if m.subject == f.subject][: options.pairs]
         shutil.rmtree(study.folder / "registrations", ignore_errors=True)  # those of an earlier choice
         seconds.measure("register", lambda: jobs.register_study(study, pairs, reporter=reporter))
-        seconds.measure("evaluate", lambda: evaluate(study, reporter))
-        seconds.measure("report", lambda: write_report(study, reporter))
+        found = seconds.measure("evaluate", lambda: evaluate(study, reporter))
+        seconds.measure("report", lambda: write_report(study, reporter, found))
     table = figures(study, title, seconds.known)
     (folder / "figures.md").write_text(table, encoding="utf-8")
     print(table)
@@ -132,14 +133,15 @@ class _Seconds:
         self._path = path
         self.known: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
 
-    def measure(self, name: str, work: Callable[[], object], cached: Path | None = None) -> None:
+    def measure(self, name: str, work: Callable[[], _T], cached: Path | None = None) -> _T:
         """Do it and note the time; a time that is known stays if `work` did not touch its `cached` result."""
         before = cached.stat().st_mtime_ns if cached is not None and cached.is_file() else None
         start = time.monotonic()
-        work()
+        found = work()
         if before is None or cached is None or cached.stat().st_mtime_ns != before:
             self.known[name] = time.monotonic() - start
-            self._path.write_text(json.dumps(self.known))
+            self._path.write_text(json.dumps(self.known), encoding="utf-8")
+        return found
 
 
 def spread(pairs: Sequence[Any], most: int, seed: int) -> list[Any]:
