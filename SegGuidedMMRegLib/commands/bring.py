@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.importing import ImportReport, ImportRules
@@ -131,7 +131,7 @@ class New:
     radiograph --target-images radiographs --structures 1=femur 2=tibia --subject-pattern '^[0-9]+'
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder to make; it must not exist yet, or be empty."""
     source: str = "source"
     """Name of the modality that has the few segmentations."""
@@ -191,7 +191,7 @@ class Add:
     Example: segmmreg add knees --source-labels more_labels
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
     files: OmitArgPrefixes[Files] = field(default_factory=Files)
     rules: OmitArgPrefixes[Rules] = field(default_factory=Rules)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
 class Info:
     """Say what this machine has and what is missing; with a study, what it holds."""
 
-    study: Positional[Path | None] = None
+    study: Annotated[Positional[Path | None], arg(metavar="STUDY")] = None
     """Folder of a study."""
     settings: bool = False
     """Print every setting of every stage with its value in each preset, as a Markdown table."""

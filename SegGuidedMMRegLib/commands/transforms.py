@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from SegGuidedMMRegLib.commands.work import _suffix
 
@@ -31,9 +31,9 @@ class Apply:
     segmmreg apply inverse.h5 moving_points.mrk.json --out in_fixed.mrk.json
     """
 
-    transform: Positional[Path]
+    transform: Annotated[Positional[Path], arg(metavar="TRANSFORM")]
     """forward.h5, inverse.h5, or the same as .tfm, .nrrd, .nii.gz, .mha."""
-    files: Positional[tuple[Path, ...]]
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILES")]
     """Images, label maps (.seg.nrrd, or any with --labels), or points (.csv, .fcsv, .mrk.json)."""
     out: Path
     """File for one result; folder for several."""
@@ -107,9 +107,9 @@ class Export:
     --spacing 2
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
-    pairs: Positional[tuple[str, ...]] = ()
+    pairs: Annotated[Positional[tuple[str, ...]], arg(metavar="PAIRS")] = ()
     """Folders in registrations/, such as case1--case7; all without it."""
     out: Path | None = None
     """Folder to write to; a subfolder a pair."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from SegGuidedMMRegLib.commands.bring import Settings
 
@@ -24,7 +24,7 @@ class Demo:
     Example: segmmreg demo demo
     """
 
-    folder: Positional[Path]
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Where to put it."""
     preset: Literal["default", "quick", "paper"] = "quick"
     """quick takes minutes on two cores."""
@@ -60,7 +60,7 @@ class Train:
     Example: segmmreg train knees --set segmentation.steps=500
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
     stage: tuple[str, ...] = ()
     """Only these, and what they need: prealign, augmentation, segmentation, adaptation, registration."""
@@ -94,9 +94,9 @@ class Segment:
     results
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
-    images: Positional[tuple[Path, ...]] = ()
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGES")] = ()
     """Image files from outside the study; none: all images of the study, into its predictions folder."""
     modality: str | None = None
     """Of these images: the name of the source or the target modality."""
@@ -151,11 +151,11 @@ class Register:
     segmmreg register knees a.nrrd b.nrrd --out result
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
-    moving: Positional[str | None] = None
+    moving: Annotated[Positional[str | None], arg(metavar="MOVING")] = None
     """A case of the study, or an image file."""
-    fixed: Positional[str | None] = None
+    fixed: Annotated[Positional[str | None], arg(metavar="FIXED")] = None
     """A case of the study, or an image file."""
     moving_labels: Path | None = None
     """Segmentation to use instead of the predicted one."""
@@ -245,7 +245,7 @@ class Evaluate:
     Example: segmmreg evaluate knees
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
     events: bool = False
     """Print JSON lines for another program."""
@@ -269,7 +269,7 @@ class ReportPage:
     Example: segmmreg report knees
     """
 
-    study: Positional[Path]
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
     events: bool = False
     """Print JSON lines for another program."""
