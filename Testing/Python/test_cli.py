@@ -134,7 +134,7 @@ def test_errors_become_one_message_and_an_exit_code(
 def test_a_full_gpu_counts_as_out_of_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
 
     def fail(_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")

@@ -57,8 +57,7 @@ def test_distances_equal_those_found_by_comparing_every_pair_of_surface_voxels(s
 @pytest.mark.parametrize(("shape", "spacing"), [((40, 50), (0.5, 2.0)), ((12, 20, 16), (3.0, 1.0, 0.7))])
 @pytest.mark.parametrize("seed", range(3))
 def test_measures_equal_monais(shape, spacing, seed):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("scipy", reason="MONAI measures distances with SciPy")
+    import torch
     from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 
     a, b = blobs(seed, shape), blobs(seed + 50, shape)
