@@ -296,7 +296,7 @@ def _write_centroids(marks: sitk.Image, out: Path, relative: str) -> str:
     if not lines:
         return ""
     (out / relative).parent.mkdir(parents=True, exist_ok=True)
-    (out / relative).write_text("\n".join(["name,x,y,z,system", *lines, ""]), encoding="utf-8")
+    (out / relative).write_text("\n".join(["name,x,y,z,coordinate_system", *lines, ""]), encoding="utf-8")
     return relative
 
 
