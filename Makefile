@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/segmmreg demo $(DEMO)
 
 test: $(VENV)/.installed lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def begin(folder: Path, made_from: Mapping[str, str]) -> None:
     record = _read(folder)
     if record and record.get("made_from") != dict(made_from):
         for path in folder.iterdir():
-            if path.is_file():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
     _write(folder, {"made_from": dict(made_from), "complete": False})
 

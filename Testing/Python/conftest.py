@@ -16,3 +16,20 @@ def slicer_scene():
     application.GetColorLogic().AddDefaultColorNodes()
     yield scene
     scene.Clear(True)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A tiny two-dimensional study with which everything has been done. Mark its tests as one xdist group,
+    "trained", so that one process trains it; change a copy, never itself."""
+    from trained_study import finish
+
+    return finish(tmp_path_factory.mktemp("trained"), 2)
+
+
+@pytest.fixture(scope="session")
+def finished_3d(tmp_path_factory):
+    """The same in three dimensions, hardly trained; the xdist group is "trained_3d"."""
+    from trained_study import finish
+
+    return finish(tmp_path_factory.mktemp("trained_3d"), 3)
