@@ -64,11 +64,12 @@ class Sample:
         """An image from outside the study, pre-aligned now.
 
         Raises:
-            ValueError: naming the file, if it cannot be used.
+            ValueError: naming the file or the modality, if it cannot be used.
         """
         from SegGuidedMMRegLib.images import check_image, read_image
         from SegGuidedMMRegLib.training.prealign import prealign_file
 
+        check_modality(study, modality)
         image = read_image(path)
         check_image(image, path)
         if image.grid.dimension != study.dimension:
@@ -78,14 +79,21 @@ class Sample:
         return Sample(_stem(path), modality, image, prealign_file(study, image, modality, mirrored=mirrored))
 
 
+def check_modality(study: Study, modality: str) -> None:
+    """Raise StudyError if `modality` is neither the source nor the target of the study."""
+    if modality not in (study.source, study.target):
+        raise StudyError(
+            f"Modalities of the study are {study.source!r} and {study.target!r}, not {modality!r}."
+        )
+
+
 class Segmenter:
     """The two segmentation networks of a study.
 
     Args:
         study: a trained one.
         adapted: use the adapted network for the target modality; False gives the source network for both, to
-        see what
-            adaptation gains.
+            see what adaptation gains.
 
     Raises:
         ValueError: if a stage is not trained yet.
@@ -94,10 +102,10 @@ class Segmenter:
     def __init__(self, study: Study, *, adapted: bool = True) -> None:
         self._study = study
         self._device = make_fabric(study.config.training).device
-        source = load_segmentation_network(study.stage_folder(WITHOUT_ADAPTATION)).to(self._device)
+        source = load_segmentation_network(_trained(study, WITHOUT_ADAPTATION)).to(self._device)
         target = source
         if adapted:
-            target = load_segmentation_network(study.stage_folder("adaptation")).to(self._device)
+            target = load_segmentation_network(_trained(study, "adaptation")).to(self._device)
         self._networks: dict[str, nn.Module] = {study.source: source, study.target: target}
 
     @torch.inference_mode()
@@ -223,7 +231,7 @@ class Registrar:
         self._device = make_fabric(study.config.training).device
         self._network: RegistrationNetwork | None = None
         if self._config.steps > 0:
-            network = load_registration_network(study.stage_folder("registration"))
+            network = load_registration_network(_trained(study, "registration"))
             self._network = network.to(self._device)
 
     def register(
@@ -270,6 +278,16 @@ class Registrar:
         problems = (pair.diagnostics.failure,) if pair.diagnostics.failure else ()
         prealignment = moving.study_to_case @ np.linalg.inv(fixed.study_to_case)
         return Registration(forward, inverse, prealignment, warnings, problems)
+
+
+def _trained(study: Study, stage: str) -> Path:
+    """Folder of a trained stage."""
+    folder = study.stage_folder(stage)
+    if not (folder / "weights.safetensors").is_file():
+        raise StudyError(
+            f"{study.folder}: the stage {stage!r} is not trained yet; run `segmmreg train {study.folder}`."
+        )
+    return folder
 
 
 def _inside(sample: Sample, grid: Grid) -> Tensor:

@@ -18,12 +18,28 @@ from SegGuidedMMRegLib import provenance
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import atomic_path
 from SegGuidedMMRegLib.images import Image, write_image, write_labels
-from SegGuidedMMRegLib.inference import Registrar, Registration, Sample, Segmenter, label_probabilities
-from SegGuidedMMRegLib.pair_report import PairSide, Report, failed_report, pair_report, write_pair_report
+from SegGuidedMMRegLib.inference import (
+    Registrar,
+    Registration,
+    Sample,
+    Segmenter,
+    check_modality,
+    label_probabilities,
+)
+from SegGuidedMMRegLib.pair_report import (
+    REPORT_NAME,
+    PairSide,
+    Report,
+    failed_report,
+    pair_report,
+    write_pair_report,
+)
 from SegGuidedMMRegLib.study import Case, Role, Study, StudyError
 from SegGuidedMMRegLib.transform_files import write_transform
 
 SOURCE_ONLY_FOLDER = "predictions_without_adaptation"
+_WARPED_IMAGE, _WARPED_LABELS = "warped_image.nrrd", "warped_labels.seg.nrrd"
+_TRANSFORMS = (".h5", ".tfm", ".nrrd", ".nii.gz", ".mha")
 
 Pair = tuple[Case, Case]
 """Moving and fixed."""
@@ -121,7 +137,7 @@ def segment_files(
         ValueError: naming the file, if one cannot be used; those before it are written.
     """
     reporter = reporter or Reporter()
-    _check_modality(study, modality)
+    check_modality(study, modality)
     segmenter = Segmenter(study)
     written = []
     for done, path in enumerate(paths, start=1):
@@ -200,6 +216,7 @@ def _register_cases(
         maps = segmented.probabilities(samples[0]), segmented.probabilities(samples[1])
         found = registrar.register(*samples, *maps, spacing_mm=output.spacing_mm)
     except ValueError as error:
+        _clear(folder)
         report = failed_report(moving.name, fixed.name, str(error))
         write_pair_report(report, folder)
         return report
@@ -263,15 +280,16 @@ def _deliver(
     output: Output,
     seconds: float,
 ) -> Report:
+    _clear(folder)
     for name, transform in (("forward", found.forward), ("inverse", found.inverse)):
         for suffix in (".h5", *output.formats):
             write_transform(transform, folder / f"{name}{suffix}")
     grid = fixed.image.grid
-    write_image(found.forward.warp_image(moving.image, grid), folder / "warped_image.nrrd")
+    write_image(found.forward.warp_image(moving.image, grid), folder / _WARPED_IMAGE)
     labels = moving.truth or moving.prediction
     if labels is not None:
         warped = found.forward.warp_labels(labels, grid)
-        write_labels(warped, study.structures, folder / "warped_labels.seg.nrrd")
+        write_labels(warped, study.structures, folder / _WARPED_LABELS)
     report = pair_report(
         moving,
         fixed,
@@ -287,8 +305,8 @@ def _deliver(
     return report
 
 
-def _check_modality(study: Study, modality: str) -> None:
-    if modality not in (study.source, study.target):
-        raise StudyError(
-            f"Modalities of the study are {study.source!r} and {study.target!r}, not {modality!r}."
-        )
+def _clear(folder: Path) -> None:
+    """Remove what an earlier registration of the same pair left, so that all files are of one run."""
+    transforms = (f"{name}{suffix}" for name in ("forward", "inverse") for suffix in _TRANSFORMS)
+    for name in (REPORT_NAME, _WARPED_IMAGE, _WARPED_LABELS, *transforms):
+        (folder / name).unlink(missing_ok=True)

@@ -245,7 +245,17 @@ def _train(
 
 
 def make_fabric(config: TrainingConfig) -> Fabric:
-    """One device and its precision; `auto` is CUDA, else MPS, else CPU, in mixed precision on CUDA only."""
+    """One device and its precision; `auto` is CUDA, else MPS, else CPU, in mixed precision on CUDA only.
+
+    Raises:
+        ValueError: if the device is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(config.device, True):
+        raise ValueError(
+            f"There is no {config.device!r} device here: set training.device to auto or cpu "
+            "(`segmmreg train STUDY --set training.device=auto`); `segmmreg info` shows what there is."
+        )
     if config.precision != "auto":
         return Fabric(accelerator=config.device, devices=1, precision=config.precision)
     fabric = Fabric(accelerator=config.device, devices=1, precision="32-true")
