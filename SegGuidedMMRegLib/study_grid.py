@@ -14,8 +14,8 @@ _MARGIN = 1.1
 
 
 def longest_axis(dimension: int, quick: bool = False) -> int:
-    """Voxels of the longest axis of a study grid at most: 256 in 2D and 96 in 3D, `quick` 128 and 64."""
-    return {2: 128, 3: 64}[dimension] if quick else _LONGEST[dimension]
+    """Voxels of the longest axis of a study grid at most: 256 in 2D and 96 in 3D, `quick` 128 and 48."""
+    return {2: 128, 3: 48}[dimension] if quick else _LONGEST[dimension]
 
 
 def choose_grid(grids: Sequence[Grid], dimension: int, longest: int | None = None) -> Grid:

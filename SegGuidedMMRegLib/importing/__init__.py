@@ -114,6 +114,8 @@ def new_study(
         FileExistsError: if the folder is in use.
         ValueError: if no image can be used, or the images contradict each other; nothing is left behind.
     """
+    from SegGuidedMMRegLib.config import fitted_to_dimension
+
     rules, reporter = rules or ImportRules(), reporter or Reporter()
     check_new_folder(folder)
     structures = tuple(structures) or find_structures([c.label for c in candidates if c.label is not None])
@@ -129,6 +131,7 @@ def new_study(
         longest = longest_axis(dimension, quick=config.preset == "quick")
         grid = grid_from([s.grid for s in progress.stored], dimension, grid_size, grid_spacing_mm, longest)
         cases = _with_roles(progress.stored, (), source, rules.splits)
+        config = fitted_to_dimension(config, dimension)
         study = Study(building, name, dimension, source, target, structures, grid, tuple(cases), config)
         study.save()
         report = _kept(study, progress, aside)

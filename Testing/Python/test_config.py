@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from SegGuidedMMRegLib.config import config_from_dict, load_config, override, preset, save_config
+from SegGuidedMMRegLib.config import (
+    config_from_dict,
+    fitted_to_dimension,
+    load_config,
+    override,
+    preset,
+    save_config,
+)
 
 
 @pytest.mark.parametrize("name", ["default", "quick", "paper"])
@@ -92,3 +99,12 @@ def test_a_preset_takes_the_place_of_the_settings() -> None:
 def test_a_single_setting_that_does_not_fit_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="--set"):
         override(preset("quick"), settings=[text])
+
+
+def test_quick_is_cut_down_further_for_volumes_but_not_what_the_user_set():
+    changed = override(preset("quick"), None, None, ("registration.steps=7",))
+    volumes = fitted_to_dimension(changed, 3)
+    assert volumes.segmentation.channels[0] < changed.segmentation.channels[0]
+    assert volumes.registration.steps == 7
+    assert fitted_to_dimension(changed, 2) == changed
+    assert fitted_to_dimension(preset("default"), 3) == preset("default")
