@@ -7,7 +7,7 @@ read of a case comes as a `Sample`, so that an image of the study and one from o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,22 @@ class Sample:
         return Sample(case.name, case.modality, study.read_image(case), study.study_to_case(case), case)
 
     @staticmethod
-    def of_file(study: Study, path: Path, modality: str, *, mirrored: bool = False) -> Sample:
+    def of_file(
+        study: Study,
+        path: Path,
+        modality: str,
+        *,
+        mirrored: bool = False,
+        spacing_mm: Sequence[float] = (),
+    ) -> Sample:
         """An image from outside the study, pre-aligned now.
+
+        Args:
+            study: pre-aligned at least.
+            path: image file.
+            modality: name of the image's modality.
+            mirrored: whether it shows the other side of the body.
+            spacing_mm: for a file that does not know its own: one number, or one an axis; empty: 1 mm.
 
         Raises:
             ValueError: naming the file or the modality, if it cannot be used.
@@ -70,13 +84,15 @@ class Sample:
         from SegGuidedMMRegLib.training.prealign import prealign_file
 
         check_modality(study, modality)
-        image = read_image(path)
+        image = read_image(path, spacing_mm=tuple(spacing_mm) or None)
         check_image(image, path)
         if image.grid.dimension != study.dimension:
             raise StudyError(
                 f"{path}: has {image.grid.dimension} dimensions, the study {study.name!r} {study.dimension}."
             )
-        return Sample(_stem(path), modality, image, prealign_file(study, image, modality, mirrored=mirrored))
+        return Sample(
+            file_stem(path), modality, image, prealign_file(study, image, modality, mirrored=mirrored)
+        )
 
 
 def check_modality(study: Study, modality: str) -> None:
@@ -304,7 +320,7 @@ def _field(displacement: Tensor, grid: Grid) -> DisplacementField:
     return field_from_study(displacement.cpu().numpy(), grid)
 
 
-def _stem(path: Path) -> str:
+def file_stem(path: Path) -> str:
     """File name without its suffixes: `knee.nii.gz` gives `knee`."""
     name = path.name
     for suffix in (".nii.gz", ".seg.nrrd"):

@@ -17,13 +17,14 @@ from torch import Tensor
 from SegGuidedMMRegLib import provenance
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import atomic_path
-from SegGuidedMMRegLib.images import Image, write_image, write_labels
+from SegGuidedMMRegLib.images import Image, spacing_is_known, write_image, write_labels
 from SegGuidedMMRegLib.inference import (
     Registrar,
     Registration,
     Sample,
     Segmenter,
     check_modality,
+    file_stem,
     label_probabilities,
 )
 from SegGuidedMMRegLib.pair_report import (
@@ -119,6 +120,7 @@ def segment_files(
     out: Path,
     *,
     mirrored: bool = False,
+    spacing_mm: Sequence[float] = (),
     probabilities: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Path]:
@@ -130,6 +132,7 @@ def segment_files(
         modality: name of the images' modality.
         out: folder for the results; existing files are replaced.
         mirrored: whether they show the other side of the body.
+        spacing_mm: for files that do not know theirs: one number, or one an axis; empty: 1 mm is assumed.
         probabilities: also write a volume a structure, `<name>.<structure>.nrrd`, float32.
         reporter: hears about progress.
 
@@ -138,10 +141,19 @@ def segment_files(
     """
     reporter = reporter or Reporter()
     check_modality(study, modality)
+    names = [file_stem(path) for path in paths]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise StudyError(
+            f"Several images are called {sorted(twice)[0]!r}, and so would their results in {out}. Segment "
+            "them in two calls, with two --out folders."
+        )
     segmenter = Segmenter(study)
-    written = []
+    written, told = [], False
     for done, path in enumerate(paths, start=1):
-        sample = Sample.of_file(study, path, modality, mirrored=mirrored)
+        sample = Sample.of_file(study, path, modality, mirrored=mirrored, spacing_mm=spacing_mm)
+        if not (told or spacing_mm or spacing_is_known(path)):
+            reporter.log(spacing_note(path))
+            told = True
         found = segmenter.probabilities(sample)
         written.append(out / f"{sample.name}.seg.nrrd")
         write_labels(segmenter.labels(sample, found), study.structures, written[-1])
@@ -152,6 +164,13 @@ def segment_files(
                 write_image(share, written[-1])
         reporter.progress("segment", done, len(paths))
     return written
+
+
+def spacing_note(path: Path) -> str:
+    """What a person is told of an image file that holds no spacing where none is given."""
+    return (
+        f"{path} does not say how large its pixels are: 1 mm is assumed. Give the spacing if it is another."
+    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from SegGuidedMMRegLib.commands.bring import Settings
 
 if TYPE_CHECKING:
+    from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.inference import Sample
     from SegGuidedMMRegLib.jobs import Output
     from SegGuidedMMRegLib.pair_report import Report
@@ -69,13 +70,15 @@ class Train:
     """Print JSON lines for another program."""
 
     def run(self) -> None:
-        from SegGuidedMMRegLib.config import override
+        from SegGuidedMMRegLib.config import fitted_to_dimension, override
         from SegGuidedMMRegLib.console import reporting
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
         wanted = self.settings
         config = override(study.config, wanted.preset, wanted.config, wanted.set)
+        if wanted.preset:
+            config = fitted_to_dimension(config, study.dimension)
         if config != study.config:
             study = replace(study, config=config)
             study.save()
@@ -104,6 +107,8 @@ class Segment:
     """Folder for the segmentations of these images."""
     mirrored: bool = False
     """These images show the other side of the body."""
+    spacing: tuple[float, ...] = ()
+    """Pixel size in mm, for files that do not know theirs (PNG, JPEG): one number, or one an axis."""
     probabilities: bool = False
     """Also write a volume of probabilities a structure."""
     events: bool = False
@@ -119,8 +124,12 @@ class Segment:
                 f"Images from outside the study need --modality ({study.source} or {study.target}) and "
                 "--out FOLDER."
             )
-        if not self.images and (self.out or self.modality or self.mirrored or self.probabilities):
-            raise ValueError("--modality, --out, --mirrored and --probabilities go with images; name some.")
+        if not self.images and (
+            self.out or self.modality or self.mirrored or self.spacing or self.probabilities
+        ):
+            raise ValueError(
+                "--modality, --out, --mirrored, --spacing and --probabilities go with images; name some."
+            )
         with reporting(self.events) as reporter:
             from SegGuidedMMRegLib import jobs
 
@@ -131,6 +140,7 @@ class Segment:
                     self.modality,
                     self.out,
                     mirrored=self.mirrored,
+                    spacing_mm=self.spacing,
                     probabilities=self.probabilities,
                     reporter=reporter,
                 )
@@ -169,6 +179,10 @@ class Register:
     """The moving image file shows the other side of the body."""
     fixed_mirrored: bool = False
     """The fixed image file shows the other side of the body."""
+    moving_spacing: tuple[float, ...] = ()
+    """Pixel size in mm of a moving image file that does not know its own (PNG, JPEG)."""
+    fixed_spacing: tuple[float, ...] = ()
+    """Pixel size in mm of a fixed image file that does not know its own (PNG, JPEG)."""
     out: Path | None = None
     """Folder for the result; registrations/MOVING--FIXED of the study without it."""
     formats: tuple[str, ...] = ()
@@ -192,7 +206,7 @@ class Register:
 
             output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing)
             if self.moving is not None and self.fixed is not None:
-                reports = [self._one(study, self.moving, self.fixed, output)]
+                reports = [self._one(study, self.moving, self.fixed, output, reporter)]
             else:
                 reports = jobs.register_study(study, output=output, reporter=reporter)
             failed = [r for r in reports if r["status"] != "ok"]
@@ -206,13 +220,27 @@ class Register:
     def _folder(self, study: Study) -> Path:
         return self.out or study.folder / "registrations"
 
-    def _one(self, study: Study, moving: str, fixed: str, output: Output) -> Report:
+    def _one(self, study: Study, moving: str, fixed: str, output: Output, reporter: Reporter) -> Report:
         from SegGuidedMMRegLib import jobs
         from SegGuidedMMRegLib.importing.labels import read_matching_labels
 
         sides = (
-            self._sample(study, moving, self.moving_modality or study.source, self.moving_mirrored),
-            self._sample(study, fixed, self.fixed_modality or study.target, self.fixed_mirrored),
+            _sample(
+                study,
+                moving,
+                self.moving_modality or study.source,
+                mirrored=self.moving_mirrored,
+                spacing_mm=self.moving_spacing,
+                reporter=reporter,
+            ),
+            _sample(
+                study,
+                fixed,
+                self.fixed_modality or study.target,
+                mirrored=self.fixed_mirrored,
+                spacing_mm=self.fixed_spacing,
+                reporter=reporter,
+            ),
         )
         given = [
             None if path is None else read_matching_labels(path, side.image, study.structures)
@@ -223,19 +251,6 @@ class Register:
         return jobs.register_files(
             study, *sides, out, moving_labels=given[0], fixed_labels=given[1], output=output
         )
-
-    @staticmethod
-    def _sample(study: Study, text: str, modality: str, mirrored: bool) -> Sample:
-        from SegGuidedMMRegLib.inference import Sample
-
-        if any(text in (c.name, c.key) for c in study.cases):
-            return Sample.of_case(study, study.case(text))
-        if not Path(text).exists():
-            raise ValueError(
-                f"{text!r} is neither a case of the study (`segmmreg info {study.folder}` lists them) nor "
-                "a file."
-            )
-        return Sample.of_file(study, Path(text), modality, mirrored=mirrored)
 
 
 @dataclass(frozen=True)
@@ -291,3 +306,29 @@ def _suffix(text: str) -> str:
     if suffix not in known:
         raise ValueError(f"Transforms can be written as {', '.join(known)}, not {text!r}.")
     return suffix
+
+
+def _sample(
+    study: Study,
+    text: str,
+    modality: str,
+    *,
+    mirrored: bool,
+    spacing_mm: tuple[float, ...],
+    reporter: Reporter,
+) -> Sample:
+    """The case, or the image file, that `text` names."""
+    from SegGuidedMMRegLib.images import spacing_is_known
+    from SegGuidedMMRegLib.inference import Sample
+    from SegGuidedMMRegLib.jobs import spacing_note
+
+    if any(text in (c.name, c.key) for c in study.cases):
+        return Sample.of_case(study, study.case(text))
+    if not Path(text).exists():
+        raise ValueError(
+            f"{text!r} is neither a case of the study (`segmmreg info {study.folder}` lists them) nor a file."
+        )
+    sample = Sample.of_file(study, Path(text), modality, mirrored=mirrored, spacing_mm=spacing_mm)
+    if not (spacing_mm or spacing_is_known(text)):
+        reporter.log(spacing_note(Path(text)))
+    return sample

@@ -20,6 +20,7 @@ from trained_study import (
     voxel_centres,
 )
 
+from SegGuidedMMRegLib import cli
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inference import Sample
 from SegGuidedMMRegLib.jobs import register_files
@@ -216,6 +217,63 @@ def test_a_mirrored_picture_is_mapped_to_the_mirror_image(bench):
     start = bench.points()
     expected = through(reflection, moved_by(forward(bench.plain), start))
     assert np.linalg.norm(moved_by(forward(folder), start) - expected, axis=1).mean() < 0.05
+
+
+# -- pictures that do not know their size ---------------------------------------------------------------
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(a) for a in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def png(finished, tmp_path) -> tuple[Path, Path]:
+    """A picture of 16 bit that has no spacing, and the same as a NIfTI file that has."""
+    case = finished.study.cases_of(TARGET, "test")[0]
+    image = sitk.ReadImage(str(finished.file("images", TARGET, case.name)))
+    whole = sitk.Cast(sitk.RescaleIntensity(image, 0, 60000), sitk.sitkUInt16)
+    paths = tmp_path / "knee.nii.gz", tmp_path / "knee.png"
+    sitk.WriteImage(whole, str(paths[0]))
+    bare = sitk.GetImageFromArray(sitk.GetArrayFromImage(whole))
+    sitk.WriteImage(bare, str(paths[1]))
+    return paths
+
+
+def test_a_png_with_its_spacing_given_is_segmented_like_a_file_that_knows_it(finished, png, tmp_path, capsys):
+    spacing = sitk.ReadImage(str(png[0])).GetSpacing()[0]
+    segment = ("segment", finished.study.folder)
+    for path, out, more in ((png[0], "a", ()), (png[1], "b", ("--spacing", spacing))):
+        assert run(*segment, path, "--modality", TARGET, "--out", tmp_path / out, *more) == 0
+    assert "1 mm is assumed" not in capsys.readouterr().out
+    first, second = (sitk.ReadImage(str(tmp_path / out / "knee.seg.nrrd")) for out in ("a", "b"))
+    np.testing.assert_allclose(second.GetSpacing()[:2], first.GetSpacing()[:2])
+    assert (values(first) != values(second)).mean() < 1e-3
+
+
+def test_without_a_spacing_one_is_told_once_that_1_mm_is_assumed(finished, png, tmp_path, capsys):
+    (tmp_path / "other.png").write_bytes(png[1].read_bytes())
+    out = ("--modality", TARGET, "--out", tmp_path / "out")
+    assert run("segment", finished.study.folder, png[1], tmp_path / "other.png", *out) == 0
+    assert capsys.readouterr().out.count("1 mm is assumed") == 1
+
+
+def test_the_spacing_of_a_registered_png_is_that_of_its_transforms(finished, png, tmp_path, capsys):
+    moving = finished.study.cases_of(SOURCE, "test")[0]
+    spacing = sitk.ReadImage(str(png[0])).GetSpacing()[0]
+    register = ("register", finished.study.folder, moving.name)
+    assert run(*register, png[0], "--out", tmp_path / "a") == 0
+    assert run(*register, png[1], "--fixed-spacing", spacing, "--out", tmp_path / "b") == 0
+    assert "1 mm is assumed" not in capsys.readouterr().out
+    points = voxel_centres(three_dimensional(png[0]))
+    first, second = (moved_by(forward(tmp_path / out), points) for out in ("a", "b"))
+    assert np.linalg.norm(first - second, axis=1).mean() < 0.1
+
+
+def test_images_of_one_name_do_not_overwrite_each_others_segmentations(finished, png, tmp_path, capsys):
+    out = ("--modality", TARGET, "--out", tmp_path / "out")
+    assert run("segment", finished.study.folder, *png, *out) == 2
+    assert "'knee'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.xdist_group("trained_3d")
