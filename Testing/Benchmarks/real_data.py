@@ -100,7 +100,7 @@ def _study(options: argparse.Namespace, folder: Path) -> Study:
     """The study as it lies there, with the settings asked for; else a new one."""
     from dataclasses import replace
 
-    from SegGuidedMMRegLib.config import override
+    from SegGuidedMMRegLib.config import fitted_to_dimension, override
 
     path = folder / "study"
     wanted = (f"training.seed={options.seed}", *options.set)
@@ -115,7 +115,7 @@ def _study(options: argparse.Namespace, folder: Path) -> Study:
             settings=Settings(preset=options.preset, set=wanted),
         ).run()
     study = Study.open(path)
-    config = override(study.config, options.preset, None, wanted)
+    config = fitted_to_dimension(override(study.config, options.preset, None, wanted), study.dimension)
     if config != study.config:
         study = replace(study, config=config)
         study.save()
