@@ -1,32 +1,18 @@
-"""Segmenting and registering many images: what the command line and the Slicer module ask for.
-
-Each image is segmented once; its probability maps on the study grid are kept in `models/cache` for every pair
-that needs them. What is written where: `Study.prediction_path`, `Study.registration_folder`.
-"""
+"""Registering pairs of images: transforms, warped image and labels, and a report a pair."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from SegGuidedMMRegLib import provenance
 from SegGuidedMMRegLib.events import Reporter
-from SegGuidedMMRegLib.files import atomic_path
-from SegGuidedMMRegLib.images import Image, spacing_is_known, write_image, write_labels
-from SegGuidedMMRegLib.inference import (
-    Registrar,
-    Registration,
-    Sample,
-    Segmenter,
-    check_modality,
-    file_stem,
-    label_probabilities,
-)
+from SegGuidedMMRegLib.images import Image, write_image, write_labels
+from SegGuidedMMRegLib.inference import Registrar, Registration, Sample, label_probabilities
+from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
 from SegGuidedMMRegLib.pair_report import (
     REPORT_NAME,
     PairSide,
@@ -38,139 +24,11 @@ from SegGuidedMMRegLib.pair_report import (
 from SegGuidedMMRegLib.study import Case, Role, Study, StudyError
 from SegGuidedMMRegLib.transform_files import write_transform
 
-SOURCE_ONLY_FOLDER = "predictions_without_adaptation"
 _WARPED_IMAGE, _WARPED_LABELS = "warped_image.nrrd", "warped_labels.seg.nrrd"
 _TRANSFORMS = (".h5", ".tfm", ".nrrd", ".nii.gz", ".mha")
 
 Pair = tuple[Case, Case]
 """Moving and fixed."""
-
-
-class SegmentedStudy:
-    """Probability maps of the cases of a study, made once and kept while the networks stay the same."""
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self.segmenter = Segmenter(study)
-        self._networks = [
-            provenance.digest_of(study.stage_folder(stage) / "weights.safetensors")
-            for stage in ("segmentation", "adaptation")
-        ]
-        self._folder = study.folder / "models" / "cache" / "probabilities"
-
-    def probabilities(self, sample: Sample) -> Tensor:
-        """What `Segmenter.probabilities` gives for this sample."""
-        if sample.case is None:
-            return self.segmenter.probabilities(sample)
-        path = self._folder / f"{sample.case.modality}--{sample.case.name}.safetensors"
-        key = self._key(sample)
-        if path.is_file():
-            kept = load_file(path)
-            if key in kept:
-                return kept[key].float()
-        found = self.segmenter.probabilities(sample)
-        with atomic_path(path) as temporary:
-            save_file({key: found.half()}, temporary)
-        return found.half().float()
-
-    def _key(self, sample: Sample) -> str:
-        image = sample.image
-        return provenance.digest_of(
-            self._networks,
-            str(image.grid),
-            image.array.tobytes(),
-            sample.study_to_case.round(9).tolist(),
-            str(self.study.grid),
-        )
-
-
-def segment_study(study: Study, reporter: Reporter | None = None) -> list[Path]:
-    """Predict a segmentation of every case; of the target's test cases also without adaptation, to compare.
-
-    Returns:
-        The files under `predictions/`.
-    """
-    reporter = reporter or Reporter()
-    segmented = SegmentedStudy(study)
-    unadapted = Segmenter(study, adapted=False)
-    written = []
-    reporter.started("segment", len(study.cases))
-    for done, case in enumerate(study.cases, start=1):
-        sample = Sample.of_case(study, case)
-        labels = segmented.segmenter.labels(sample, segmented.probabilities(sample))
-        path = study.prediction_path(case)
-        write_labels(labels, study.structures, path)
-        written.append(path)
-        if case.modality == study.target and case.role == Role.TEST:
-            plain = unadapted.labels(sample, unadapted.probabilities(sample))
-            write_labels(plain, study.structures, unadapted_path(study, case))
-        reporter.progress("segment", done, len(study.cases))
-    return written
-
-
-def unadapted_path(study: Study, case: Case) -> Path:
-    """Where the prediction of the source network for a target case lies."""
-    return study.folder / SOURCE_ONLY_FOLDER / case.modality / f"{case.name}.seg.nrrd"
-
-
-def segment_files(
-    study: Study,
-    paths: Sequence[Path],
-    modality: str,
-    out: Path,
-    *,
-    mirrored: bool = False,
-    spacing_mm: Sequence[float] = (),
-    probabilities: bool = False,
-    reporter: Reporter | None = None,
-) -> list[Path]:
-    """Segment images from outside the study into `out/<name>.seg.nrrd`.
-
-    Args:
-        study: a trained one.
-        paths: image files.
-        modality: name of the images' modality.
-        out: folder for the results; existing files are replaced.
-        mirrored: whether they show the other side of the body.
-        spacing_mm: for files that do not know theirs: one number, or one an axis; empty: 1 mm is assumed.
-        probabilities: also write a volume a structure, `<name>.<structure>.nrrd`, float32.
-        reporter: hears about progress.
-
-    Raises:
-        ValueError: naming the file, if one cannot be used; those before it are written.
-    """
-    reporter = reporter or Reporter()
-    check_modality(study, modality)
-    names = [file_stem(path) for path in paths]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise StudyError(
-            f"Several images are called {sorted(twice)[0]!r}, and so would their results in {out}. Segment "
-            "them in two calls, with two --out folders."
-        )
-    segmenter = Segmenter(study)
-    written, told = [], False
-    for done, path in enumerate(paths, start=1):
-        sample = Sample.of_file(study, path, modality, mirrored=mirrored, spacing_mm=spacing_mm)
-        if not (told or spacing_mm or spacing_is_known(path)):
-            reporter.log(spacing_note(path))
-            told = True
-        found = segmenter.probabilities(sample)
-        written.append(out / f"{sample.name}.seg.nrrd")
-        write_labels(segmenter.labels(sample, found), study.structures, written[-1])
-        if probabilities:
-            shares = list(segmenter.on_own_grid(sample, found))[1:]
-            for structure, share in zip(study.structures, shares, strict=True):
-                written.append(out / f"{sample.name}.{structure.name}.nrrd")
-                write_image(share, written[-1])
-        reporter.progress("segment", done, len(paths))
-    return written
-
-
-def spacing_note(path: Path) -> str:
-    """What a person is told of an image file that holds no spacing where none is given."""
-    return (
-        f"{path} does not say how large its pixels are: 1 mm is assumed. Give the spacing if it is another."
-    )
 
 
 @dataclass(frozen=True)
