@@ -1,46 +1,56 @@
-"""`segmmreg`: the command line. Errors are one clear message; exit codes tell what happened.
+"""`segmmreg`: the command line. A failure is one clear message and an `error` event; exit codes say its kind.
 
-0 done, 1 done in part or a defect of this program, 2 wrong input or usage, 3 out of memory, 130 interrupted.
+0 done, 1 done in part or a defect of this program, 2 wrong input or usage, 3 out of memory, 4 no room on the
+disk, 130 interrupted, 141 nobody reads the output any more (docs/events.md).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
+from typing import Annotated, Union
 
 import tyro
 
 from SegGuidedMMRegLib import __version__
+from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, New
 from SegGuidedMMRegLib.commands.info import Info
 from SegGuidedMMRegLib.commands.transforms import Apply, Export
 from SegGuidedMMRegLib.commands.work import Demo, Evaluate, Register, ReportPage, Segment, Train
+from SegGuidedMMRegLib.console import reporting
+from SegGuidedMMRegLib.events import ErrorCode
+from SegGuidedMMRegLib.failures import EXIT_CODES, Failure, failure_of
 
 _DESCRIPTION = (
     "From a few segmentations of one imaging modality to segmentations of two, and fold-free transforms "
     "between them. "
     "The usual way: new, train, segment, register, evaluate, report. `segmmreg COMMAND --help` tells "
-    "more; --traceback "
-    "(or SEGMMREG_TRACEBACK=1) shows where an error came from; --version prints the version."
+    "more; --version prints the version."
 )
-_TRACEBACK, _VERSION = "--traceback", "--version"
+_VERSION = "--version"
+_NOBODY_READS = 141
+"""128 + SIGPIPE, as other programs end whose reader went away (`segmmreg info | head -1`)."""
 
-Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[New, tyro.conf.subcommand("new")]
-    | Annotated[Add, tyro.conf.subcommand("add")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Segment, tyro.conf.subcommand("segment")]
-    | Annotated[Register, tyro.conf.subcommand("register")]
-    | Annotated[Apply, tyro.conf.subcommand("apply")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[ReportPage, tyro.conf.subcommand("report")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-)
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+    "new": New,
+    "add": Add,
+    "train": Train,
+    "segment": Segment,
+    "register": Register,
+    "apply": Apply,
+    "evaluate": Evaluate,
+    "report": ReportPage,
+    "export": Export,
+    "info": Info,
+}
+_NAMES = {command: name for name, command in COMMANDS.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,73 +59,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given == [_VERSION]:
         print(__version__)
         return
-    show_traceback = _TRACEBACK in given or bool(os.environ.get("SEGMMREG_TRACEBACK"))
-    command = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        prog="segmmreg",
-        description=_DESCRIPTION,
-        args=[a for a in given if a != _TRACEBACK],
-        config=(tyro.conf.ConsolidateSubcommandArgs, tyro.conf.FlagCreatePairsOff),
-    )
-    sys.exit(run(command, show_traceback))
+    sys.exit(run(_parsed(given)))
 
 
-def run(command: Command, show_traceback: bool = False) -> int:
+def run(command: Command) -> int:
     """Run one command; its exit code, after one message on stderr where it failed."""
+    name = _NAMES[type(command)]
     try:
-        return command.run() or 0
-    except KeyboardInterrupt:
-        code, kind, message = 130, "interrupted", "Interrupted; `segmmreg train` goes on where it was."
+        with reporting(command.events) as reporter:
+            try:
+                reporter.command_started(name)
+                done = command.run(reporter)
+                reporter.command_done(name, done.exit_code, **done.found)
+                return done.exit_code
+            except BrokenPipeError:
+                raise
+            except (KeyboardInterrupt, Exception) as error:
+                if command.traceback or os.environ.get("SEGMMREG_TRACEBACK"):
+                    traceback.print_exc()
+                failure = failure_of(error)
+                reporter.error(
+                    failure.code, failure.message, remedy=failure.remedy, exit_code=failure.exit_code
+                )
     except BrokenPipeError:
-        return _pipe_closed()
-    except Exception as error:
-        code, kind, message = _explained(error)
-        if show_traceback:
-            traceback.print_exc()
-    if getattr(command, "events", False):
-        from SegGuidedMMRegLib.events import JsonLinesReporter
-
-        JsonLinesReporter().error(kind, message)
-    print(message, file=sys.stderr)
-    return code
+        return _nobody_reads()
+    print(failure, file=sys.stderr)
+    return failure.exit_code
 
 
-def _explained(error: Exception) -> tuple[int, str, str]:
-    """Exit code, kind of error, and message."""
-    if _is_out_of_memory(error):
-        return (
-            3,
-            "out_of_memory",
-            (
-                f"Out of memory: {_first_line(error)}\nGive a smaller batch (--set "
-                "segmentation.batch_size=2) or a coarser "
-                "study grid (`segmmreg new --grid-spacing`), or close other programs."
-            ),
-        )
-    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("SegGuidedMMRegLib"):
-        return (
-            2,
-            "missing_package",
-            f"The package {error.name!r} is missing. `segmmreg info` says how to get it.",
-        )
-    if isinstance(error, (ValueError, OSError)):
-        return 2, "input", str(error)
-    text = f"{type(error).__name__}: {error}"
-    return 1, "internal", f"Unexpected error, please report it with --traceback: {text}"
+def _parsed(given: list[str]) -> Command:
+    told = StringIO()
+    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
+    try:
+        with redirect_stderr(told) if EVENTS in given else nullcontext():
+            command: Command = tyro.cli(
+                Union[tuple(kinds)],  # type: ignore[call-overload]  # noqa: UP007
+                prog="segmmreg",
+                description=_DESCRIPTION,
+                args=given,
+                config=(tyro.conf.ConsolidateSubcommandArgs, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as ended:
+        if ended.code and EVENTS in given:
+            sys.exit(_not_understood(told.getvalue()))
+        raise
+    return command
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+def _not_understood(told: str) -> int:
+    """Tell a program what tyro tells people in a box."""
+    words = re.sub(r"[╭╮╰╯│─\s]+", " ", told).strip()
+    failure = Failure(ErrorCode.USAGE, words, None, EXIT_CODES[ErrorCode.USAGE])
+    with reporting(True) as reporter:
+        reporter.error(failure.code, failure.message, remedy=failure.remedy, exit_code=failure.exit_code)
+    print(failure, file=sys.stderr)
+    return failure.exit_code
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no details given").splitlines()[0]
-
-
-def _pipe_closed() -> int:
-    """The reader of our output went away (`segmmreg info | head`): nothing to say, nobody to say it to."""
+def _nobody_reads() -> int:
+    """There is nothing to say, and nobody to say it to; nothing may be flushed at the end either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return _NOBODY_READS

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from SegGuidedMMRegLib.events import Event, JsonLinesReporter, Reporter
@@ -19,11 +21,16 @@ _METRICS_SHOWN = 3
 
 @contextmanager
 def reporting(events: bool = False, stream: TextIO | None = None) -> Iterator[Reporter]:
-    """JSON lines if `events`, else bars if `stream` (None: stdout) is a terminal, else plain lines."""
-    stream = stream or sys.stdout
+    """JSON lines if `events`, else bars if `stream` (None: stdout) is a terminal, else plain lines.
+
+    With `events` stdout is for them alone: what libraries print goes to stderr meanwhile.
+    """
     if events:
-        yield JsonLinesReporter(stream)
-    elif stream.isatty():
+        with _stdout_for_events() if stream is None else nullcontext(stream) as lines:
+            yield JsonLinesReporter(lines)
+        return
+    stream = stream or sys.stdout
+    if stream.isatty():
         reporter = BarReporter(stream)
         try:
             yield reporter
@@ -33,20 +40,48 @@ def reporting(events: bool = False, stream: TextIO | None = None) -> Iterator[Re
         yield PlainReporter(stream)
 
 
+@contextmanager
+def _stdout_for_events() -> Iterator[TextIO]:
+    """Yield stdout; until the end, print statements and C code that writes to stdout write to stderr."""
+    stdout, is_replaced = sys.stdout, sys.stdout is not sys.__stdout__
+    if is_replaced:
+        with redirect_stdout(sys.stderr):
+            yield stdout
+        return
+    stdout.flush()
+    descriptor = stdout.fileno()
+    kept = os.dup(descriptor)
+    os.dup2(sys.stderr.fileno(), descriptor)
+    try:
+        with open(kept, "w", encoding="utf-8", closefd=False) as lines, redirect_stdout(sys.stderr):
+            yield lines
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
 def _metrics_text(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3g}" for name, value in list(metrics.items())[:_METRICS_SHOWN])
 
 
-def _result_text(data: dict[str, Any]) -> str:
+def _result_text(data: dict[str, Any]) -> str | None:
     def short(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    found = ", ".join(f"{k} {short(v)}" for k, v in data.items() if k != "stage" and _is_plain(v))
-    return f"{data.get('stage')}: {found or 'done'}"
+    told = {k: v for k, v in data.items() if k not in ("stage", "command", "exit_code")}
+    found = ", ".join(f"{k} {short(v)}" for k, v in told.items() if _is_plain(v))
+    if "command" in data:
+        return f"{data['command']}: {found}" if found else None
+    return f"{data['stage']}: {found or 'done'}"
+
+
+def _is_for_programs(event: Event) -> bool:
+    """People know which command they gave, and read errors on stderr."""
+    return event.kind == "error" or (event.kind == "started" and "command" in event.data)
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, (str, int, float)) and value != ""
+    return isinstance(value, (str, int, float, Path)) and value != ""
 
 
 class PlainReporter(Reporter):
@@ -58,7 +93,7 @@ class PlainReporter(Reporter):
         self._last: dict[str, float] = {}
 
     def emit(self, event: Event) -> None:
-        text = self._text(event)
+        text = None if _is_for_programs(event) else self._text(event)
         if text:
             print(text, file=self._stream, flush=True)
 
@@ -105,7 +140,6 @@ class BarReporter(Reporter):
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._bars.start()
 
     def close(self) -> None:
         """Leave the bars as they are and give the terminal back."""
@@ -113,6 +147,8 @@ class BarReporter(Reporter):
 
     def emit(self, event: Event) -> None:
         data = event.data
+        if _is_for_programs(event):
+            return
         if event.kind == "started":
             self._restart(data["stage"], data.get("of"))
         elif event.kind == "progress":
@@ -122,7 +158,8 @@ class BarReporter(Reporter):
             metrics = _metrics_text(data.get("metrics", {}))
             self._bars.update(task, completed=data["step"], total=data["of"], left=text, metrics=metrics)
         elif event.kind == "result":
-            self._console.print(_result_text(data), markup=False)
+            if found := _result_text(data):
+                self._console.print(found, markup=False)
         else:
             self._console.print(str(data.get("message", "")), markup=False)
 
@@ -132,6 +169,7 @@ class BarReporter(Reporter):
 
     def _task(self, stage: str, of: int | None) -> TaskID:
         if stage not in self._tasks:
+            self._bars.start()
             self._tasks[stage] = self._bars.add_task(stage, total=of, left="", metrics="")
         return self._tasks[stage]
 

@@ -2,30 +2,59 @@
 
 A `Reporter` is handed down to everything that takes time. Who listens decides what becomes of an event: a
 progress bar on a terminal, JSON lines for a parent process (`JsonLinesReporter`), or nothing (`Reporter`).
+What each event holds is said in `events.schema.json`, and in words in docs/events.md.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TextIO
+
+from SegGuidedMMRegLib import __version__
+
+SCHEMA_VERSION = 1
+"""Of the events; it grows when a program that reads them has to change."""
+
+
+class ErrorCode(str, Enum):
+    """Why a job ended without success, for programs; the codes stay, their messages may change.
+
+    An exception says its code in an attribute `error_code`, and what to do about it in `remedy`; without
+    them it is judged by its class (`failures.py`).
+    """
+
+    USAGE = "usage"
+    INPUT = "input"
+    NOT_TRAINED = "not_trained"
+    MISSING_PACKAGE = "missing_package"
+    OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
 
 
 @dataclass(frozen=True)
 class Event:
     """One event. `kind` is one of started, progress, log, result, error; `data` depends on it.
 
-    started: stage. progress: stage, step, of, seconds_left (or None), metrics (name → number). log: message.
-    result: stage and what it found. error: code, message.
+    started: command, schema, version, pid, or stage, of. progress: stage, step, of, seconds_left (or None),
+    metrics (name → number). log: message. result: command and exit_code, or stage, and what was found.
+    error: code, message, remedy (or None), exit_code.
     """
 
     kind: str
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps({"event": self.kind, **self.data}, allow_nan=False, default=str)
+        """One line. Numbers that are not finite become null: JSON has none."""
+        return json.dumps(_plain({"event": self.kind, **self.data}), allow_nan=False)
 
     @staticmethod
     def from_json(line: str) -> Event:
@@ -44,6 +73,21 @@ class Event:
         return Event(kind, record)
 
 
+def _plain(value: Any) -> Any:
+    """`value` as JSON holds it: a number of numpy or torch is a number, anything unknown its text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int)) else str(value)
+
+
 class Reporter:
     """Sends events to nobody; subclasses override `emit`."""
 
@@ -52,6 +96,15 @@ class Reporter:
 
     def emit(self, event: Event) -> None:
         """Deliver one event."""
+
+    def command_started(self, command: str) -> None:
+        """The first event of a command: who speaks, and how."""
+        about = {"schema": SCHEMA_VERSION, "version": __version__, "pid": os.getpid()}
+        self.emit(Event("started", {"command": command, **about}))
+
+    def command_done(self, command: str, exit_code: int = 0, **found: Any) -> None:
+        """The last event of a command that came to its end."""
+        self.emit(Event("result", {"command": command, "exit_code": exit_code, **found}))
 
     def started(self, stage: str, of: int | None = None) -> None:
         """A stage begins; `of` is its number of steps where known."""
@@ -79,9 +132,12 @@ class Reporter:
         """A stage ended with this."""
         self.emit(Event("result", {"stage": stage, **found}))
 
-    def error(self, code: str, message: str) -> None:
-        """A job ended without success."""
-        self.emit(Event("error", {"code": code, "message": message}))
+    def error(
+        self, code: ErrorCode, message: str, *, remedy: str | None = None, exit_code: int | None = None
+    ) -> None:
+        """A job ended without success; `exit_code` where the process ends with it."""
+        told = {"code": code, "message": message, "remedy": remedy, "exit_code": exit_code}
+        self.emit(Event("error", told))
 
 
 class JsonLinesReporter(Reporter):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from SegGuidedMMRegLib.events import ErrorCode
 from SegGuidedMMRegLib.fields import DisplacementField, SpatialTransform, field_from_study
 from SegGuidedMMRegLib.images import Image, normalised_study_image, resample
 from SegGuidedMMRegLib.inversion import pair_transforms
@@ -30,6 +31,12 @@ WITHOUT_ADAPTATION = "segmentation"
 
 _PADDING_STEP, _LARGEST_PADDING = 16, {2: 64, 3: 16}
 """Voxels by which the study grid grows on each side to cover an image that sticks out of it."""
+
+
+class NotTrainedError(StudyError):
+    """A stage is asked for that has not been trained yet."""
+
+    error_code = ErrorCode.NOT_TRAINED
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class Segmenter:
             see what adaptation gains.
 
     Raises:
-        ValueError: if a stage is not trained yet.
+        NotTrainedError: if a stage is not trained yet.
     """
 
     def __init__(self, study: Study, *, adapted: bool = True) -> None:
@@ -238,7 +245,7 @@ class Registrar:
     """The registration network of a study, and the refinement of a pair.
 
     Raises:
-        ValueError: if the stage is not trained yet.
+        NotTrainedError: if the stage is not trained yet.
     """
 
     def __init__(self, study: Study) -> None:
@@ -300,7 +307,7 @@ def _trained(study: Study, stage: str) -> Path:
     """Folder of a trained stage."""
     folder = study.stage_folder(stage)
     if not (folder / "weights.safetensors").is_file():
-        raise StudyError(
+        raise NotTrainedError(
             f"{study.folder}: the stage {stage!r} is not trained yet; run `segmmreg train {study.folder}`."
         )
     return folder

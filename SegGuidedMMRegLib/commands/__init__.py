@@ -1,4 +1,4 @@
 """The commands of `segmmreg`: a frozen dataclass each, whose fields are its options and whose `run` does it.
 
-Nothing heavy is imported here: what a command needs, its `run` imports.
+All inherit `base.Command`. Nothing heavy is imported here: what a command needs, its `run` imports.
 """

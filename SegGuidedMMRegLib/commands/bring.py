@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from SegGuidedMMRegLib.commands.base import Command, Done
+
 if TYPE_CHECKING:
+    from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.importing import ImportReport, ImportRules
     from SegGuidedMMRegLib.importing.sources import Candidate
 
@@ -124,7 +127,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class New:
+class New(Command):
     """Make a study from folders of images, or from a list.
 
     Example: segmmreg new knees --source dxa --source-images dxa --source-labels dxa_labels --target
@@ -148,12 +151,9 @@ class New:
     name: str | None = None
     """Title of the study; the folder's name without it."""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> None:
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.config import override, preset
-        from SegGuidedMMRegLib.console import reporting
         from SegGuidedMMRegLib.importing import new_study
         from SegGuidedMMRegLib.importing.labels import parse_structures
         from SegGuidedMMRegLib.importing.sources import clean_name
@@ -164,28 +164,27 @@ class New:
         candidates, aside = self.files.candidates(self.source, self.target)
         if not candidates:
             raise ValueError("There are no images: give --source-images and --target-images, or --list.")
-        with reporting(self.events) as reporter:
-            study, report = new_study(
-                self.study,
-                candidates,
-                name=self.name or clean_name(self.study.resolve().name),
-                source=self.source,
-                target=self.target,
-                structures=structures,
-                rules=rules,
-                grid_size=self.grid_size,
-                grid_spacing_mm=self.grid_spacing,
-                config=config,
-                aside=aside,
-                reporter=reporter,
-            )
-            for line in (*report.lines(), *summary(study)):
-                reporter.log(line)
-            reporter.result("new", study=str(self.study), **_counts(report))
+        study, report = new_study(
+            self.study,
+            candidates,
+            name=self.name or clean_name(self.study.resolve().name),
+            source=self.source,
+            target=self.target,
+            structures=structures,
+            rules=rules,
+            grid_size=self.grid_size,
+            grid_spacing_mm=self.grid_spacing,
+            config=config,
+            aside=aside,
+            reporter=reporter,
+        )
+        for line in (*report.lines(), *summary(study)):
+            reporter.log(line)
+        return Done({"study": self.study, **_counts(report)})
 
 
 @dataclass(frozen=True)
-class Add:
+class Add(Command):
     """Add images to a study; or labels and landmarks, by name, to images that it has already.
 
     Example: segmmreg add knees --source-labels more_labels
@@ -195,11 +194,8 @@ class Add:
     """Folder of the study."""
     files: OmitArgPrefixes[Files] = field(default_factory=Files)
     rules: OmitArgPrefixes[Rules] = field(default_factory=Rules)
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> None:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.importing import add_to_study
         from SegGuidedMMRegLib.importing.sources import labels_by_name, landmarks_by_name
         from SegGuidedMMRegLib.study import Study
@@ -214,19 +210,18 @@ class Add:
                 labels[modality], left = labels_by_name(label_files)
                 landmarks[modality], left_too = landmarks_by_name(point_files)
                 aside += [*left, *left_too]
-        with reporting(self.events) as reporter:
-            study, report = add_to_study(
-                study,
-                candidates,
-                rules=self.rules.to_rules(),
-                labels=labels,
-                landmarks=landmarks,
-                aside=aside,
-                reporter=reporter,
-            )
-            for line in (*report.lines(), *summary(study)):
-                reporter.log(line)
-            reporter.result("add", study=str(self.study), **_counts(report))
+        study, report = add_to_study(
+            study,
+            candidates,
+            rules=self.rules.to_rules(),
+            labels=labels,
+            landmarks=landmarks,
+            aside=aside,
+            reporter=reporter,
+        )
+        for line in (*report.lines(), *summary(study)):
+            reporter.log(line)
+        return Done({"study": self.study, **_counts(report)})
 
 
 def _counts(report: ImportReport) -> dict[str, int]:

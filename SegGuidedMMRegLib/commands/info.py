@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from SegGuidedMMRegLib.commands.base import Command, Done
+
+if TYPE_CHECKING:
+    from SegGuidedMMRegLib.events import Reporter
+
 
 @dataclass(frozen=True)
-class Info:
+class Info(Command):
     """Say what this machine has and what is missing; with a study, what it holds."""
 
     study: Annotated[Positional[Path | None], arg(metavar="STUDY")] = None
@@ -18,24 +23,28 @@ class Info:
     settings: bool = False
     """Print every setting of every stage with its value in each preset, as a Markdown table."""
 
-    def run(self) -> int:
-        from SegGuidedMMRegLib.console import reporting
-        from SegGuidedMMRegLib.environment import facts
-
+    def run(self, reporter: Reporter) -> Done:
         if self.settings:
-            with reporting() as reporter:
-                for line in _settings_table():
-                    reporter.log(line)
-            return 0
-        found = facts() if self.study is None else []
-        with reporting() as reporter:
-            for fact in found:
-                reporter.log(
-                    f"{fact.name:<20} {fact.value}" + (f"   -> {fact.remedy}" if fact.remedy else "")
-                )
-            for line in _study_lines(self.study) if self.study is not None else []:
-                reporter.log(line)
-        return 1 if any(f.remedy for f in found) else 0
+            return _told(reporter, _settings_table())
+        if self.study is not None:
+            return _told(reporter, _study_lines(self.study))
+        return _machine(reporter)
+
+
+def _told(reporter: Reporter, lines: list[str]) -> Done:
+    for line in lines:
+        reporter.log(line)
+    return Done()
+
+
+def _machine(reporter: Reporter) -> Done:
+    from SegGuidedMMRegLib.environment import facts
+
+    found = facts()
+    for fact in found:
+        reporter.log(f"{fact.name:<20} {fact.value}" + (f"   -> {fact.remedy}" if fact.remedy else ""))
+    missing = any(fact.remedy for fact in found)
+    return Done({"facts": [asdict(fact) for fact in found]}, exit_code=1 if missing else 0)
 
 
 def _study_lines(folder: Path) -> list[str]:

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from SegGuidedMMRegLib.commands.base import Command, Done
 from SegGuidedMMRegLib.commands.work import _suffix
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.displacement import SpatialTransform
+    from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.space import Grid
 
 _POINTS = (".csv", ".fcsv", ".json")
 
 
 @dataclass(frozen=True)
-class Apply:
+class Apply(Command):
     """Move images, label maps or points with a transform file.
 
     A file maps points of the fixed image to points of the moving image. So forward.h5 resamples the MOVING
@@ -48,21 +50,20 @@ class Apply:
     overwrite: bool = False
     """Replace results that exist."""
 
-    def run(self) -> None:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.images import read_image
         from SegGuidedMMRegLib.transform_files import read_transform
 
         outputs = self._outputs()
         grid = None if self.reference is None else read_image(self.reference).grid
         transform = read_transform(self.transform, reference=grid)
-        with reporting() as reporter:
-            for path, out in zip(self.files, outputs, strict=True):
-                if _is_points(path):
-                    note = _move_points(transform, path, out)
-                else:
-                    note = self._move_image(transform, path, out, grid)
-                reporter.log(f"{out}{note}")
+        for path, out in zip(self.files, outputs, strict=True):
+            if _is_points(path):
+                note = _move_points(transform, path, out)
+            else:
+                note = self._move_image(transform, path, out, grid)
+            reporter.log(f"{out}{note}")
+        return Done({"files": outputs})
 
     def _outputs(self) -> list[Path]:
         if not self.files:
@@ -100,7 +101,7 @@ class Apply:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Command):
     """Write registered pairs' transforms in other formats or on a coarser grid, and the resampled images.
 
     Pairs that are marked failed are left out. Example: segmmreg export knees --out for_slicer --formats .nrrd
@@ -122,8 +123,7 @@ class Export:
     overwrite: bool = False
     """Replace files that exist."""
 
-    def run(self) -> None:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
@@ -135,13 +135,16 @@ class Export:
         for folder, target in jobs:
             for path in self._targets(folder, target, formats):
                 refuse_existing(path, self.overwrite)
-        with reporting() as reporter:
-            for folder, target in jobs:
-                if reasons := _failure(folder):
-                    reporter.log(f"left out: {folder.name} failed: {reasons}")
-                    continue
+        written, left_out = [], []
+        for folder, target in jobs:
+            if reasons := _failure(folder):
+                left_out.append(folder.name)
+                reporter.log(f"left out: {folder.name} failed: {reasons}")
+            else:
                 self._export(folder, target, formats)
+                written.append(target)
                 reporter.log(str(target))
+        return Done({"folders": written, "left_out": left_out})
 
     def _folders(self, root: Path) -> list[Path]:
         known = sorted(p for p in root.glob("*--*") if p.is_dir()) if root.is_dir() else []

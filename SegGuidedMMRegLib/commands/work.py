@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from SegGuidedMMRegLib.commands.base import Command, Done
 from SegGuidedMMRegLib.commands.bring import Settings
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Command):
     """See it all on drawn knees: a study, its training, registrations, and a report.
 
     Example: segmmreg demo demo
@@ -33,29 +34,25 @@ class Demo:
     """Of the images."""
     seed: int = 0
     """Of knees and training."""
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> None:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
 
-        with reporting(self.events) as reporter:
-            from SegGuidedMMRegLib.demo import demo_lines, run_demo
+        from SegGuidedMMRegLib.demo import demo_lines, run_demo
 
-            found = run_demo(
-                self.folder,
-                dimension=self.dimension,
-                preset_name=self.preset,
-                seed=self.seed,
-                reporter=reporter,
-            )
-            for line in demo_lines(found):
-                reporter.log(line)
-            reporter.result("demo", study=str(found.study.folder), report=str(found.report))
+        found = run_demo(
+            self.folder,
+            dimension=self.dimension,
+            preset_name=self.preset,
+            seed=self.seed,
+            reporter=reporter,
+        )
+        for line in demo_lines(found):
+            reporter.log(line)
+        return Done({"study": found.study.folder, "report": found.report})
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Command):
     """Run the stages that are missing or out of date; what was cut off goes on where it was.
 
     Example: segmmreg train knees --set segmentation.steps=500
@@ -66,12 +63,9 @@ class Train:
     stage: tuple[str, ...] = ()
     """Only these, and what they need: prealign, augmentation, segmentation, adaptation, registration."""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> None:
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.config import fitted_to_dimension, override
-        from SegGuidedMMRegLib.console import reporting
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
@@ -82,15 +76,14 @@ class Train:
         if config != study.config:
             study = replace(study, config=config)
             study.save()
-        with reporting(self.events) as reporter:
-            from SegGuidedMMRegLib.pipeline import train
+        from SegGuidedMMRegLib.pipeline import train
 
-            train(study, self.stage or None, reporter)
-            reporter.result("train", study=str(self.study))
+        train(study, self.stage or None, reporter)
+        return Done({"study": self.study})
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Command):
     """Segment images with a trained study: all of its own, or others.
 
     Examples: segmmreg segment knees; segmmreg segment knees new1.png new2.png --modality radiograph --out
@@ -111,11 +104,8 @@ class Segment:
     """Pixel size in mm, for files that do not know theirs (PNG, JPEG): one number, or one an axis."""
     probabilities: bool = False
     """Also write a volume of probabilities a structure."""
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> None:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
@@ -130,28 +120,26 @@ class Segment:
             raise ValueError(
                 "--modality, --out, --mirrored, --spacing and --probabilities go with images; name some."
             )
-        with reporting(self.events) as reporter:
-            from SegGuidedMMRegLib import jobs
+        from SegGuidedMMRegLib import jobs
 
-            if self.images and self.modality is not None and self.out is not None:
-                written = jobs.segment_files(
-                    study,
-                    self.images,
-                    self.modality,
-                    self.out,
-                    mirrored=self.mirrored,
-                    spacing_mm=self.spacing,
-                    probabilities=self.probabilities,
-                    reporter=reporter,
-                )
-            else:
-                written = jobs.segment_study(study, reporter)
-            where = self.out or study.folder / "predictions"
-            reporter.result("segment", files=len(written), folder=str(where))
+        if self.images and self.modality is not None and self.out is not None:
+            written = jobs.segment_files(
+                study,
+                self.images,
+                self.modality,
+                self.out,
+                mirrored=self.mirrored,
+                spacing_mm=self.spacing,
+                probabilities=self.probabilities,
+                reporter=reporter,
+            )
+        else:
+            written = jobs.segment_study(study, reporter)
+        return Done({"files": len(written), "folder": self.out or study.folder / "predictions"})
 
 
 @dataclass(frozen=True)
-class Register:
+class Register(Command):
     """Register a moving image to a fixed one, or all test images of the source to all of the target.
 
     Writes forward.h5 (for resampling the moving image onto the fixed one) and inverse.h5, the warped image
@@ -189,11 +177,8 @@ class Register:
     """Also write the transforms as .nrrd, .nii.gz, .mha or .tfm."""
     spacing: float | None = None
     """Spacing of the written fields in mm; that of the images without it."""
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> int:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
@@ -201,21 +186,18 @@ class Register:
             raise ValueError("Name a moving and a fixed image, or none for all test pairs.")
         if self.moving is None and (self.moving_labels or self.fixed_labels or self.out):
             raise ValueError("--moving-labels, --fixed-labels and --out go with one pair; name it.")
-        with reporting(self.events) as reporter:
-            from SegGuidedMMRegLib import jobs
+        from SegGuidedMMRegLib import jobs
 
-            output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing)
-            if self.moving is not None and self.fixed is not None:
-                reports = [self._one(study, self.moving, self.fixed, output, reporter)]
-            else:
-                reports = jobs.register_study(study, output=output, reporter=reporter)
-            failed = [r for r in reports if r["status"] != "ok"]
-            if self.moving is not None and failed:
-                reporter.log(f"failed: {'; '.join(failed[0]['reasons'])}")
-            reporter.result(
-                "register", pairs=len(reports), failed=len(failed), folder=str(self._folder(study))
-            )
-        return 1 if len(failed) == len(reports) else 0
+        output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing)
+        if self.moving is not None and self.fixed is not None:
+            reports = [self._one(study, self.moving, self.fixed, output, reporter)]
+        else:
+            reports = jobs.register_study(study, output=output, reporter=reporter)
+        failed = [r for r in reports if r["status"] != "ok"]
+        if self.moving is not None and failed:
+            reporter.log(f"failed: {'; '.join(failed[0]['reasons'])}")
+        found = {"pairs": len(reports), "failed": len(failed), "folder": self._folder(study)}
+        return Done(found, exit_code=1 if len(failed) == len(reports) else 0)
 
     def _folder(self, study: Study) -> Path:
         return self.out or study.folder / "registrations"
@@ -254,7 +236,7 @@ class Register:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """Measure predictions and registrations against labels and landmarks: evaluation.csv and evaluation.json.
 
     Example: segmmreg evaluate knees
@@ -262,23 +244,19 @@ class Evaluate:
 
     study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> None:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
-        with reporting(self.events) as reporter:
-            from SegGuidedMMRegLib.evaluation import evaluate
+        from SegGuidedMMRegLib.evaluation import evaluate
 
-            evaluate(study, reporter)
-            reporter.result("evaluate", table=str(study.folder / "evaluation.csv"))
+        evaluate(study, reporter)
+        return Done({"table": study.folder / "evaluation.csv"})
 
 
 @dataclass(frozen=True)
-class ReportPage:
+class ReportPage(Command):
     """Write report.html: one page with pictures and tables of the whole study.
 
     Example: segmmreg report knees
@@ -286,18 +264,14 @@ class ReportPage:
 
     study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
-    events: bool = False
-    """Print JSON lines for another program."""
 
-    def run(self) -> None:
-        from SegGuidedMMRegLib.console import reporting
+    def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
-        with reporting(self.events) as reporter:
-            from SegGuidedMMRegLib.report import write_report
+        from SegGuidedMMRegLib.report import write_report
 
-            reporter.result("report", page=str(write_report(study, reporter)))
+        return Done({"page": write_report(study, reporter)})
 
 
 def _suffix(text: str) -> str:

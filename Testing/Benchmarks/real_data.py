@@ -25,6 +25,7 @@ from real_data_inputs import DATA_SETS, prepare
 
 from SegGuidedMMRegLib.commands.bring import Files, New, Settings
 from SegGuidedMMRegLib.console import reporting
+from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.study import Study
 
 _T = TypeVar("_T")
@@ -78,9 +79,9 @@ def _run(options: argparse.Namespace, folder: Path, title: str) -> None:
     from SegGuidedMMRegLib.pipeline import train
     from SegGuidedMMRegLib.report import write_report
 
-    study = _study(options, folder)
     seconds = _Seconds(folder / "seconds.json")
     with reporting() as reporter:
+        study = _study(options, folder, reporter)
         seconds.measure("prealign", lambda: train(study, ["prealign"], reporter), _affines(study))
         train(study, reporter=reporter)
         seconds.measure("segment", lambda: jobs.segment_study(study, reporter))
@@ -96,7 +97,7 @@ def _run(options: argparse.Namespace, folder: Path, title: str) -> None:
     print(table)
 
 
-def _study(options: argparse.Namespace, folder: Path) -> Study:
+def _study(options: argparse.Namespace, folder: Path, reporter: Reporter) -> Study:
     """The study as it lies there, with the settings asked for; else a new one."""
     from dataclasses import replace
 
@@ -113,7 +114,7 @@ def _study(options: argparse.Namespace, folder: Path) -> Study:
             files=Files(list_file=folder / "input" / "list.csv"),
             structures=what.structures,
             settings=Settings(preset=options.preset, set=wanted),
-        ).run()
+        ).run(reporter)
     study = Study.open(path)
     config = fitted_to_dimension(override(study.config, options.preset, None, wanted), study.dimension)
     if config != study.config:

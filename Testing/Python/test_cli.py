@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from SegGuidedMMRegLib import __version__, cli, environment
 from SegGuidedMMRegLib.commands.work import Evaluate
-from SegGuidedMMRegLib.events import Event
+from SegGuidedMMRegLib.events import Event, Reporter
 from SegGuidedMMRegLib.study import Study
 
 COMMANDS = [
@@ -118,7 +118,7 @@ def test_errors_become_one_message_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(_: object, reporter: Reporter) -> None:
         raise error
 
     monkeypatch.setattr(Evaluate, "run", fail)
@@ -128,7 +128,11 @@ def test_errors_become_one_message_and_an_exit_code(
     assert "Traceback" not in printed.err
     assert printed.out == ""
     cli.run(Evaluate(Path("x"), events=True))
-    assert Event.from_json(capsys.readouterr().out.strip()).kind == "error"
+    first, last = [Event.from_json(line) for line in capsys.readouterr().out.splitlines()]
+    assert first.data["command"] == "evaluate"
+    assert last.kind == "error"
+    assert last.data["exit_code"] == code
+    assert words.split(".", maxsplit=1)[0] in last.data["message"]
 
 
 def test_a_full_gpu_counts_as_out_of_memory(
@@ -136,7 +140,7 @@ def test_a_full_gpu_counts_as_out_of_memory(
 ) -> None:
     import torch
 
-    def fail(_: object) -> None:
+    def fail(_: object, reporter: Reporter) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     monkeypatch.setattr(Evaluate, "run", fail)
@@ -147,6 +151,41 @@ def test_a_full_gpu_counts_as_out_of_memory(
 def test_the_traceback_is_there_for_who_asks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert _run("info", tmp_path, "--traceback") == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_with_events_stdout_holds_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, sys, warnings\nfrom SegGuidedMMRegLib import cli\n"
+        "from SegGuidedMMRegLib.commands.work import Evaluate\n"
+        "def run(self, reporter):\n"
+        "    print('print'); ctypes.CDLL(None).puts(b'puts'); ctypes.CDLL(None).fflush(None)\n"
+        "    warnings.warn('warn'); raise ValueError('wrong')\n"
+        "Evaluate.run = run\ncli.main(['evaluate', 'x', '--events'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert [Event.from_json(line).kind for line in done.stdout.splitlines()] == ["started", "error"]
+    for words in ("print", "puts", "warn", "wrong"):
+        assert words in done.stderr
+
+
+def test_a_command_line_that_is_not_understood_is_an_event_too(capsys: pytest.CaptureFixture) -> None:
+    assert _run("train", "--stages", "--events") == 2
+    printed = capsys.readouterr()
+    event = Event.from_json(printed.out.strip())
+    assert (event.kind, event.data["code"], event.data["exit_code"]) == ("error", "usage", 2)
+    assert event.data["message"] == printed.err.strip()
+    assert "─" not in printed.err
+
+
+def test_a_reader_that_went_away_is_not_success() -> None:
+    command = [sys.executable, "-c", "from SegGuidedMMRegLib.cli import main; main()", "info", "--settings"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 # -- new and add ----------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_an_interruption_ends_with_130(finished, monkeypatch, says):
     monkeypatch.setattr("SegGuidedMMRegLib.pipeline.train", interrupted)
     code, message = says("train", finished.study.folder)
     assert code == 130
-    assert "segmmreg train" in message
+    assert "run the same command again" in message
 
 
 @pytest.fixture
