@@ -140,7 +140,10 @@ class TrainingConfig(_Section):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
-    checkpoint_seconds: float = Field(60.0, gt=0, description="time between two checkpoints")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="time between two checkpoints, at least")
+    checkpoint_share: float = Field(
+        0.02, gt=0, le=1, description="largest share of the time that checkpoints may take"
+    )
 
 
 class Config(_Section):

@@ -1,35 +1,149 @@
-"""Writing files so that nobody ever meets half of one."""
+"""Writing files so that nobody ever meets half of one, be it an error, a full disk or a kill that stops."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_IN_OTHER_WORDS = ("out of disk space", "requested and", "unexpected pos")
+"""What TIFF, numpy and torch say."""
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_ROOM_BYTES = 1 << 16
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")
+
+
+class WriteError(OSError):
+    """A file could not be written, an older one is whole; the message names it and says what to do."""
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, room: int = 0) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes `path`'s place when the block ends well.
 
     The sibling's name ends like `path`'s, so that writers which choose a format by suffix (`.nii.gz`,
     `.seg.nrrd`) choose the same. Missing folders are made. If the block raises, the sibling is removed and an
-    older `path` stays as it was. Only for formats of one file.
+    older `path` stays as it was; a kill may leave the sibling (`remove_temporaries`). The content is on the
+    disk before the name is. Only for formats of one file.
+
+    Args:
+        path: what to write.
+        room: bytes that the file will take at least, for writers that do not notice a full disk.
 
     Raises:
+        WriteError: if the disk is full or the folder read-only.
         FileNotFoundError: if the block ends without having written the file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _require_room(path, room)
         yield temporary
+        _to_disk(temporary)
         temporary.replace(path)
+    except Exception as error:
+        if (told := _explained(path, error)) is None:
+            raise
+        raise told from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to holds no temporary file
+            temporary.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 with line feeds, all of it or nothing."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a UTF-8 file; half a line that a kill left there stays a line of its own."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            broken = end and file.read(1) != b"\n"
+            file.write(f"{chr(10) if broken else ''}{line}\n".encode())
+    except OSError as error:
+        raise _explained(path, error) or error from error
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one a line; half lines and whatever else is no object are left out."""
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
+
+
+def remove_temporaries(folder: Path, older_than_s: float) -> list[Path]:
+    """Remove what a killed writer left under `folder`, and say what that was.
+
+    Args:
+        folder: searched with all that is in it; links are not followed.
+        older_than_s: younger files may belong to a writer that is at work. A date in the future, of another
+            clock, is as old as its distance from now.
+    """
+    found = [
+        Path(place) / name
+        for place, _, names in os.walk(folder)
+        for name in names
+        if _TEMPORARY.fullmatch(name)
+    ]
+    removed = []
+    for path in found:
+        with contextlib.suppress(FileNotFoundError):  # its writer is alive and has just finished
+            if abs(time.time() - path.lstat().st_mtime) >= older_than_s:
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the content is stored; this is where some file systems tell that the disk is full."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _require_room(path: Path, room: int) -> None:
+    free = shutil.disk_usage(path.parent).free if room else 0
+    if free < room:
+        raise OSError(errno.ENOSPC, f"{room / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
+
+
+def _explained(path: Path, error: Exception) -> WriteError | None:
+    """What to tell of `error`, if the disk or the folder is the reason; libraries hide it in other errors."""
+    code = error.errno if isinstance(error, OSError) else None
+    words = str(error)
+    hidden = any(known in words for known in (*map(os.strerror, _FULL), *_FULL_IN_OTHER_WORDS))
+    if code in _FULL or hidden or (code is None and _is_full(path.parent)):
+        return WriteError(
+            f"{path} could not be written: the disk is full, or your share of it ({words}). Free some space "
+            "and run the same command again; what was there before is whole."
+        )
+    if code in _REFUSED:
+        return WriteError(
+            f"{path} could not be written ({os.strerror(code or 0)}). Allow writing to {path.parent}, or "
+            "work on a copy in a folder of your own."
+        )
+    return None
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < _NO_ROOM_BYTES
+    except OSError:
+        return False

@@ -6,6 +6,9 @@ file or as the folder of a series.
 
 from __future__ import annotations
 
+import errno
+import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,36 @@ def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None) -> sitk.
     if _is_picture(path) and not _trusted_density(image):
         return _with_spacing(image, 1.0 if spacing_mm is None else spacing_mm, path)
     return image
+
+
+def require_whole(path: Path, image: sitk.Image) -> None:
+    """Check that `image` lies in `path` whole: ITK's NIfTI writer says nothing when the disk is full.
+
+    Raises:
+        OSError: if bytes are missing.
+    """
+    voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+    wanted = voxels * image.GetSizeOfPixelComponent()
+    if path.name.lower().endswith(".nii"):
+        found = path.stat().st_size
+    elif path.name.lower().endswith(".nii.gz"):
+        found = _unpacked_bytes(path)
+    else:
+        return
+    if found < wanted:
+        raise OSError(errno.ENOSPC, f"{found} of {wanted} bytes are there")
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """Length of what a gzip file holds; -1 if its end is missing."""
+    found = 0
+    try:
+        with gzip.open(path) as file:
+            while block := file.read(1 << 20):
+                found += len(block)
+    except (EOFError, OSError, zlib.error):
+        return -1
+    return found
 
 
 def read_vector(path: Path | str) -> sitk.Image:

@@ -14,7 +14,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from SegGuidedMMRegLib.files import atomic_path
-from SegGuidedMMRegLib.image_files import ImageError, Spacing, read_scalar, read_vector, spacing_is_known
+from SegGuidedMMRegLib.image_files import (
+    ImageError,
+    Spacing,
+    read_scalar,
+    read_vector,
+    require_whole,
+    spacing_is_known,
+)
 from SegGuidedMMRegLib.sampling import (
     Image,
     Interpolation,
@@ -109,10 +116,10 @@ def write_sitk(image: sitk.Image, path: Path) -> None:
     Raises:
         ImageError: naming the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            require_whole(temporary, image)
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1]
         raise ImageError(f"{path}: cannot be written ({last}). Use .nrrd, .nii.gz or .mha.") from None

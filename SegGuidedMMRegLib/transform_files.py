@@ -13,6 +13,7 @@ beside it.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from SegGuidedMMRegLib.displacement import (
     grid_between_corners,
 )
 from SegGuidedMMRegLib.files import atomic_path
+from SegGuidedMMRegLib.image_files import require_whole
 from SegGuidedMMRegLib.sampling import grid_of
 from SegGuidedMMRegLib.space import FloatArray, Grid
 
@@ -61,14 +63,29 @@ def write_transform(
     grid = reference or transform.field.grid
     if spacing_mm is not None:
         grid = grid_between_corners(grid, spacing_mm)
-    with atomic_path(path) as temporary:
+    # A full disk makes ITK's HDF5 library crash at exit: look before.
+    room = 24 * int(np.prod(grid.size)) if suffix == ".h5" else 0
+    with atomic_path(path, room=room) as temporary:
         if suffix in COMPOSITE_SUFFIXES:
             sitk.WriteTransform(_resampled(transform, grid).to_sitk(), str(temporary))
+            _require_end(temporary)
         else:
             image = sitk.Cast(_whole_displacement(transform, grid).to_sitk_image(), sitk.sitkVectorFloat32)
             if suffix == ".nrrd":
                 image.SetMetaData(_TYPE_KEY, "resampling")
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            require_whole(temporary, image)
+
+
+def _require_end(path: Path) -> None:
+    """Check that a transform as text has its last line: its writer says nothing when the disk is full."""
+    if path.suffix == ".h5":
+        return
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 4096, 0))
+        end = file.read()
+    if not end.endswith(b"\n") or not end.rstrip(b"\n").rpartition(b"\n")[2].startswith(b"FixedParameters:"):
+        raise OSError(errno.ENOSPC, "the end of the file is missing")
 
 
 def read_transform(path: Path | str, *, reference: Grid | None = None) -> SpatialTransform:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
+
+from SegGuidedMMRegLib.files import read_json_lines
 
 WIDTH, HEIGHT = 300, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
@@ -30,12 +31,8 @@ class Curve:
 def read_curves(path: Path, run: str) -> list[Curve]:
     """The metrics in a `metrics.jsonl`, one curve each; half lines of a cut-off run are left out."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if not isinstance(record, dict) or not _is_number(record.get("step")):
+    for record in read_json_lines(path):
+        if not _is_number(record.get("step")):
             continue
         for name, value in record.items():
             if name != "step" and _is_number(value):

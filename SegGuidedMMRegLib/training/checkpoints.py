@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.files import atomic_path
+from SegGuidedMMRegLib.pace import Pace
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -21,21 +22,19 @@ CHECKPOINT_FILE = "checkpoint.pt"
 class Checkpoints:
     """Reads and writes the checkpoint of `folder`, and knows when the next is due."""
 
-    def __init__(self, folder: Path, fingerprint: str, seconds: float) -> None:
+    def __init__(self, folder: Path, fingerprint: str, config: TrainingConfig) -> None:
         self.path = folder / CHECKPOINT_FILE
         self._fingerprint = fingerprint
-        self._seconds = seconds
-        self._written_at = time.monotonic()
+        self._pace = Pace(config.checkpoint_seconds, config.checkpoint_share)
 
     def is_due(self) -> bool:
-        """Whether so many seconds have passed since the last one."""
-        return time.monotonic() - self._written_at >= self._seconds
+        """Whether it is time for one."""
+        return self._pace.is_due()
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the checkpoint by `record`, whole or not at all."""
-        with atomic_path(self.path) as path:
+        with self._pace.saving(), atomic_path(self.path) as path:
             torch.save({**record, "fingerprint": self._fingerprint}, path)
-        self._written_at = time.monotonic()
 
     def read(self, log: Callable[[str], None]) -> dict[str, Any] | None:
         """The checkpoint, on the CPU; None if there is none to go on from, and `log` is told why."""

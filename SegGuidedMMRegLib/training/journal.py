@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from SegGuidedMMRegLib.events import Reporter
-from SegGuidedMMRegLib.files import write_text_atomically
+from SegGuidedMMRegLib.files import append_line, read_json_lines, write_text_atomically
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
@@ -41,15 +41,14 @@ class Journal:
     def log(self, message: str) -> None:
         """A line for people, to the reporter and to log.txt."""
         self.reporter.log(message)
-        with (self._folder / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+        append_line(self._folder / LOG_FILE, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def begin(self, step: int) -> None:
         """Forget what metrics.jsonl says about steps after `step`."""
         path = self._folder / METRICS_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() and step else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text_atomically(path, "".join(line + "\n" for line in kept))
+        records = read_json_lines(path) if path.exists() and step else ()
+        kept = [record for record in records if record.get("step", math.inf) <= step]
+        write_text_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Take the metrics of one step, scalars on the device."""
@@ -91,5 +90,4 @@ class Journal:
             self.reporter.progress(self._name, step, steps, **self._latest)
 
     def _append(self, record: dict[str, float]) -> None:
-        with (self._folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_line(self._folder / METRICS_FILE, json.dumps(record))

@@ -195,7 +195,7 @@ def fit(
     """
     journal = Journal(name, folder, reporter)
     identity = {"name": name, "steps": steps, "seed": config.seed, "stage": stage.settings}
-    checkpoints = Checkpoints(folder, fingerprint_of(identity, stage.networks), config.checkpoint_seconds)
+    checkpoints = Checkpoints(folder, fingerprint_of(identity, stage.networks), config)
     record = checkpoints.read(journal.log)
     fabric = make_fabric(config)
     if record and record["finished"] and (folder / WEIGHTS_FILE).exists():

@@ -20,6 +20,7 @@ from SegGuidedMMRegLib.config import PrealignConfig
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.images import Image, read_image, write_image
+from SegGuidedMMRegLib.pace import Pace
 from SegGuidedMMRegLib.provenance import digest_of
 from SegGuidedMMRegLib.space import FloatArray
 from SegGuidedMMRegLib.study import Case, Role, Study
@@ -37,7 +38,7 @@ from SegGuidedMMRegLib.training.alignment import (
 
 _STAGE = "prealign"
 _VERSION = 1
-_SAVE_EVERY = 20
+_SAVE_SECONDS, _SAVE_SHARE = 5.0, 0.02
 _OUTSIDE = -1.0
 
 
@@ -63,6 +64,8 @@ def run(study: Study, config: PrealignConfig, reporter: Reporter) -> None:
     reporter.started(_STAGE, len(missing))
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         references = _references(study, config, pool, reporter)
+        _keep(study, folder, settings, current)
+        pace = Pace(_SAVE_SECONDS, _SAVE_SHARE)
 
         def align(case: Case) -> Alignment:
             return align_image(
@@ -71,8 +74,9 @@ def run(study: Study, config: PrealignConfig, reporter: Reporter) -> None:
 
         for done, (case, found) in enumerate(zip(missing, pool.map(align, missing), strict=True), start=1):
             current[case.key] = _record(found, digests[case.key])
-            if done % _SAVE_EVERY == 0:
-                _keep(study, folder, settings, current)
+            if pace.is_due():
+                with pace.saving():
+                    _keep(study, folder, settings, current)
             reporter.progress(_STAGE, done, len(missing), score=found.score)
             if config.method == "affine" and found.level == "centre":
                 reporter.log(f"{case.key}: placed by its header alone ({found.reason}).")

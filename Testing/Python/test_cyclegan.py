@@ -202,7 +202,7 @@ def test_training_changes_all_networks_but_the_source_network(tmp_path):
 
 
 def test_a_training_that_was_cut_off_ends_like_one_that_was_not(tmp_path):
-    config = TrainingConfig(device="cpu", checkpoint_seconds=1e-6)
+    config = TrainingConfig(device="cpu", checkpoint_seconds=1e-6, checkpoint_share=1)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     fit(make_stage(), name="c", steps=30, folder=whole, config=config, reporter=Reporter())
 

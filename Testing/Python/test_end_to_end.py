@@ -257,7 +257,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(hurried, t
 
 
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(hurried, tmp_path, monkeypatch):
-    config = tiny_config(hurried=True, training={"device": "cpu", "checkpoint_seconds": 1e-6})
+    config = tiny_config(
+        hurried=True, training={"device": "cpu", "checkpoint_seconds": 1e-6, "checkpoint_share": 1}
+    )
     whole, cut = (copy_of(hurried, tmp_path / name, config) for name in ("whole", "cut"))
     train(whole, ["segmentation"])
 

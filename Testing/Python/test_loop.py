@@ -14,7 +14,7 @@ from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.events import RecordingReporter, Reporter
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, TrainingError, fit, one_cycle
 
-CPU = TrainingConfig(device="cpu", checkpoint_seconds=1e-6)
+CPU = TrainingConfig(device="cpu", checkpoint_seconds=1e-6, checkpoint_share=1)
 
 
 class Line(TrainableStage):

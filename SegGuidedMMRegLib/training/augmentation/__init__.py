@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from SegGuidedMMRegLib.training.augmentation.gradicon import train_gradicon
 from SegGuidedMMRegLib.training.augmentation.resolution import shrink, shrunk_shape
 from SegGuidedMMRegLib.training.augmentation.samples import SAMPLES_FILE, AugmentedSamples
 from SegGuidedMMRegLib.training.augmentation.velocity import VelocityRegistration
+from SegGuidedMMRegLib.training.checkpoints import CHECKPOINT_FILE, Checkpoints, fingerprint_of
 from SegGuidedMMRegLib.training.data import StudyTensors
 from SegGuidedMMRegLib.training.loop import make_fabric, seed_of
 
@@ -57,10 +58,11 @@ def augment(tensors: StudyTensors, config: Config, folder: Path, reporter: Repor
     if pairs:
         tensors = tensors.to(make_fabric(config.training).device)
         method = _METHODS[settings.method](tensors, config, folder, reporter)
-        samples = _make(tensors, pairs, method, config, reporter)
+        samples = _make(tensors, pairs, method, config, folder=folder, reporter=reporter)
     else:
         samples = AugmentedSamples.none(tensors.grid.shape)
     samples.save(folder)
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     dropped = ", ".join(f"{count} {reason}" for reason, count in samples.dropped.items()) or "none"
     reporter.log(f"{NAME}: {len(samples.images)} of {len(pairs)} samples kept; dropped: {dropped}.")
     if pairs and not len(samples.images):
@@ -107,17 +109,22 @@ def _make(
     pairs: list[tuple[int, int]],
     method: Method,
     config: Config,
+    *,
+    folder: Path,
     reporter: Reporter,
 ) -> AugmentedSamples:
+    """The samples, batch by batch; what an earlier run that was cut off has made is taken over."""
     settings = config.augmentation
-    device = tensors.source_images.device
-    generator = torch.Generator(device).manual_seed(seed_of(config.training.seed, NAME, "deformation"))
+    generator = torch.Generator(tensors.source_images.device)
     size = max(1, min(settings.batch_size, _VOXELS_AT_ONCE // tensors.source_images[0].numel()))
-    images, labels, kept = [], [], []
-    dropped: Counter[str] = Counter()
+    checkpoints = Checkpoints(folder, _fingerprint(tensors, pairs, size, config), config.training)
+    done, images, labels, kept, dropped = _taken_over(checkpoints.read(reporter.log))
+    if done:
+        reporter.log(f"{NAME}: continued after {done} of {len(pairs)} pairs.")
     reporter.started(NAME, len(pairs))
-    for start in range(0, len(pairs), size):
+    for start in range(done, len(pairs), size):
         batch = pairs[start : start + size]
+        generator.manual_seed(seed_of(config.training.seed, NAME, "deformation", start))
         moving = tensors.source_images[[m for m, _ in batch]]
         fixed = tensors.source_images[[f for _, f in batch]]
         displacement = method.displacement(moving, fixed, generator)
@@ -130,7 +137,10 @@ def _make(
             images.append(warped[i].cpu())
             labels.append(moved.to("cpu", torch.uint8))
             kept.append(batch[i])
-        reporter.progress(NAME, start + len(batch), len(pairs), kept=len(kept))
+        done = start + len(batch)
+        if done < len(pairs) and checkpoints.is_due():
+            checkpoints.write(_record(done, images, labels, kept, dropped))
+        reporter.progress(NAME, done, len(pairs), kept=len(kept))
     if not kept:
         return replace(AugmentedSamples.none(tensors.grid.shape), dropped=dict(dropped))
     has_fixed = settings.method != "elastic"
@@ -140,6 +150,40 @@ def _make(
         moving=tuple(tensors.source_names[m] for m, _ in kept),
         fixed=tuple(tensors.source_names[f] if has_fixed else "" for _, f in kept),
         dropped=dict(dropped),
+    )
+
+
+_Parts = tuple[int, list[Tensor], list[Tensor], list[tuple[int, int]], Counter[str]]
+"""Pairs that are done, images, labels and pairs that were kept, and how many were dropped, by reason."""
+
+
+def _record(
+    done: int, images: list[Tensor], labels: list[Tensor], kept: list[tuple[int, int]], dropped: Counter[str]
+) -> dict[str, Any]:
+    return {"done": done, "images": images, "labels": labels, "kept": kept, "dropped": dict(dropped)}
+
+
+def _taken_over(record: dict[str, Any] | None) -> _Parts:
+    if record is None:
+        return 0, [], [], [], Counter()
+    kept = [(int(m), int(f)) for m, f in record["kept"]]
+    return record["done"], record["images"], record["labels"], kept, Counter(record["dropped"])
+
+
+def _fingerprint(tensors: StudyTensors, pairs: list[tuple[int, int]], size: int, config: Config) -> str:
+    """Of all that decides what the samples are."""
+    return fingerprint_of(
+        {
+            "name": NAME,
+            "pairs": pairs,
+            "size": size,
+            "seed": config.training.seed,
+            "settings": config.augmentation.model_dump(mode="json"),
+            "classes": tensors.classes,
+            "images": float(tensors.source_images.double().sum()),
+            "labels": [float(tensors.source_labels[row].double().sum()) for row in tensors.labelled_rows],
+        },
+        {},
     )
 
 
