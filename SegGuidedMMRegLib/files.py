@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -15,16 +16,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from SegGuidedMMRegLib.events import ErrorCode
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_IN_OTHER_WORDS = ("out of disk space", "requested and", "unexpected pos")
 """What TIFF, numpy and torch say."""
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_ROOM_BYTES = 1 << 16
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+|\.tmp[A-Za-z0-9]{6}")
+"""Ours, and what safetensors writes before it."""
 
 
 class WriteError(OSError):
-    """A file could not be written, an older one is whole; the message names it and says what to do."""
+    """A file could not be written, an older one is whole; the message names it."""
+
+    error_code = ErrorCode.INPUT
 
 
 @contextmanager
@@ -89,20 +95,17 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
-def remove_temporaries(folder: Path, older_than_s: float) -> list[Path]:
-    """Remove what a killed writer left under `folder`, and say what that was.
+def remove_temporaries(folder: Path, older_than_s: float, *, deep: bool = True) -> list[Path]:
+    """Remove what a killed writer left in `folder`, and say what that was.
 
     Args:
-        folder: searched with all that is in it; links are not followed.
+        folder: links in it are not followed.
         older_than_s: younger files may belong to a writer that is at work. A date in the future, of another
             clock, is as old as its distance from now.
+        deep: also in all folders in it.
     """
-    found = [
-        Path(place) / name
-        for place, _, names in os.walk(folder)
-        for name in names
-        if _TEMPORARY.fullmatch(name)
-    ]
+    places = os.walk(folder) if deep else itertools.islice(os.walk(folder), 1)
+    found = [Path(p) / name for p, _, names in places for name in names if _TEMPORARY.fullmatch(name)]
     removed = []
     for path in found:
         with contextlib.suppress(FileNotFoundError):  # its writer is alive and has just finished
@@ -130,10 +133,9 @@ def _explained(path: Path, error: Exception) -> WriteError | None:
     words = str(error)
     hidden = any(known in words for known in (*map(os.strerror, _FULL), *_FULL_IN_OTHER_WORDS))
     if code in _FULL or hidden or (code is None and _is_full(path.parent)):
-        return WriteError(
-            f"{path} could not be written: the disk is full, or your share of it ({words}). Free some space "
-            "and run the same command again; what was there before is whole."
-        )
+        told = WriteError(f"{path} could not be written: the disk is full, or your share of it ({words}).")
+        told.error_code = ErrorCode.DISK_FULL
+        return told
     if code in _REFUSED:
         return WriteError(
             f"{path} could not be written ({os.strerror(code or 0)}). Allow writing to {path.parent}, or "

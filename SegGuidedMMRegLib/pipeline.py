@@ -16,6 +16,7 @@ import torch
 from SegGuidedMMRegLib import __version__, provenance
 from SegGuidedMMRegLib.config import Config, save_config
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.study import Study, StudyError, TrainingView
 from SegGuidedMMRegLib.study_file import resolve_inside
 from SegGuidedMMRegLib.training import prealign
@@ -59,11 +60,17 @@ def train(study: Study, stages: Sequence[str] | None = None, reporter: Reporter 
 
     Raises:
         StudyError: for an unknown stage, or a study that lacks images.
+        BusyError: if another training works on the study.
         ValueError: where a stage cannot be trained; the message names the remedy.
     """
     reporter = reporter or Reporter()
     wanted = _wanted(stages)
     _check(study)
+    with working_on(study.folder, "train"):
+        _train(study, wanted, reporter)
+
+
+def _train(study: Study, wanted: set[str], reporter: Reporter) -> None:
     prealign.run(study, study.config.prealign, reporter)
     if wanted == {"prealign"}:
         return

@@ -124,11 +124,19 @@ class Study:
 
     def save(self) -> None:
         """Write `study.yaml` and `config.yaml`, each whole or not at all."""
-        import yaml
+        self.save_settings()
+        self.save_record()
 
+    def save_settings(self) -> None:
+        """Write `config.yaml` alone."""
         from SegGuidedMMRegLib.config import save_config
 
         save_config(self.config, self.folder / "config.yaml")
+
+    def save_record(self) -> None:
+        """Write `study.yaml` alone."""
+        import yaml
+
         text = yaml.safe_dump(to_record(self), sort_keys=False, allow_unicode=True, width=110)
         write_text_atomically(self.folder / "study.yaml", text)
 

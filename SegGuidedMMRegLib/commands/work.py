@@ -66,6 +66,7 @@ class Train(Command):
 
     def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.config import fitted_to_dimension, override
+        from SegGuidedMMRegLib.locks import working_on
         from SegGuidedMMRegLib.study import Study
 
         study = Study.open(self.study)
@@ -75,7 +76,8 @@ class Train(Command):
             config = fitted_to_dimension(config, study.dimension)
         if config != study.config:
             study = replace(study, config=config)
-            study.save()
+            with working_on(study.folder, "train"):
+                study.save_settings()
         from SegGuidedMMRegLib.pipeline import train
 
         train(study, self.stage or None, reporter)

@@ -95,3 +95,4 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_files(whole,
     assert kills >= 3
     assert in_a_process(study.folder)
     assert results(study) == results(trained)
+    assert not [p for p in study.folder.rglob(".*") if p.is_file()]
