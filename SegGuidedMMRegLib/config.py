@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -143,6 +143,11 @@ class TrainingConfig(_Section):
     checkpoint_seconds: float = Field(60.0, gt=0, description="time between two checkpoints, at least")
     checkpoint_share: float = Field(
         0.02, gt=0, le=1, description="largest share of the time that checkpoints may take"
+    )
+    images_at_once: Annotated[int, Field(ge=1)] | Literal["all", "auto"] = Field(
+        "all",
+        description="images of a batch that a network sees at once; fewer need less memory and more time; "
+        "auto: halved whenever memory runs out",
     )
 
 
@@ -306,7 +311,8 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    kinds = ("constrained-", "literal[")  # pydantic's names for the kinds of value that a setting may have
+    key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(kinds))
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']}, got {problem['input']!r}."
     *parents, last = problem["loc"]

@@ -7,10 +7,10 @@ their class.
 from __future__ import annotations
 
 import errno
-import sys
 from dataclasses import dataclass
 
 from SegGuidedMMRegLib.events import ErrorCode
+from SegGuidedMMRegLib.out_of_memory import is_out_of_memory
 
 EXIT_CODES = {
     ErrorCode.USAGE: 2,
@@ -69,16 +69,11 @@ def _code(error: BaseException) -> ErrorCode:
         return ErrorCode.DISK_FULL
     known: tuple[tuple[bool, ErrorCode], ...] = (
         (isinstance(error, KeyboardInterrupt), ErrorCode.INTERRUPTED),
-        (_is_out_of_memory(error), ErrorCode.OUT_OF_MEMORY),
+        (is_out_of_memory(error), ErrorCode.OUT_OF_MEMORY),
         (_is_missing_package(error), ErrorCode.MISSING_PACKAGE),
         (isinstance(error, (ValueError, OSError)), ErrorCode.INPUT),
     )
     return next((code for true, code in known if true), ErrorCode.INTERNAL)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    torch = sys.modules.get("torch")
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def _is_missing_package(error: BaseException) -> bool:

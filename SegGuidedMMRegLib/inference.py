@@ -21,6 +21,7 @@ from SegGuidedMMRegLib.images import Image, normalised_study_image, resample
 from SegGuidedMMRegLib.inversion import pair_transforms
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, load_registration_network
 from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
+from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.refinement import register_maps
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 from SegGuidedMMRegLib.study import Case, Study, StudyError
@@ -28,6 +29,11 @@ from SegGuidedMMRegLib.training.loop import make_fabric
 
 WITHOUT_ADAPTATION = "segmentation"
 """Stage whose network knows the source modality alone."""
+
+_MEMORY_REMEDY = (
+    "Set training.device=cpu (`segmmreg train STUDY --set training.device=cpu`) if it was a GPU, close other "
+    "programs, or choose a coarser study grid (`segmmreg new --grid-spacing`)."
+)
 
 _PADDING_STEP, _LARGEST_PADDING = 16, {2: 64, 3: 16}
 """Voxels by which the study grid grows on each side to cover an image that sticks out of it."""
@@ -149,9 +155,10 @@ class Segmenter:
         return around
 
     def _predicted(self, sample: Sample, grid: Grid) -> Tensor:
-        array = normalised_study_image(sample.image, grid, sample.study_to_case)
-        logits = self._networks[sample.modality](torch.from_numpy(array)[None, None].to(self._device))
-        return torch.softmax(logits.float(), dim=1)[0].cpu()
+        with memory_remedy(f"segmenting {sample.name}", _MEMORY_REMEDY):
+            array = normalised_study_image(sample.image, grid, sample.study_to_case)
+            logits = self._networks[sample.modality](torch.from_numpy(array)[None, None].to(self._device))
+            return torch.softmax(logits.float(), dim=1)[0].cpu()
 
     def labels(self, sample: Sample, probabilities: Tensor) -> Image:
         """Structure values on the image's own grid, the most probable structure of each voxel."""
@@ -277,24 +284,25 @@ class Registrar:
             spacing_mm: of the delivered fields; None for that of the images.
         """
         grid = self._study.require_grid()
-        pair = register_maps(
-            on_study_grid(moving_map, grid).to(self._device),
-            on_study_grid(fixed_map, grid).to(self._device),
-            self._network,
-            self._config,
-            spacing_mm=grid.axis_spacing,
-            moving_inside=_inside(moving, grid).to(self._device),
-            fixed_inside=_inside(fixed, grid).to(self._device),
-        )
-        forward, inverse = pair_transforms(
-            _field(pair.displacement, grid),
-            _field(pair.inverse_displacement, grid),
-            fixed.study_to_case,
-            moving.study_to_case @ pair.affine_lps,
-            fixed.image.grid,
-            moving.image.grid,
-            spacing_mm=spacing_mm,
-        )
+        with memory_remedy(f"registering {moving.name} to {fixed.name}", _MEMORY_REMEDY):
+            pair = register_maps(
+                on_study_grid(moving_map, grid).to(self._device),
+                on_study_grid(fixed_map, grid).to(self._device),
+                self._network,
+                self._config,
+                spacing_mm=grid.axis_spacing,
+                moving_inside=_inside(moving, grid).to(self._device),
+                fixed_inside=_inside(fixed, grid).to(self._device),
+            )
+            forward, inverse = pair_transforms(
+                _field(pair.displacement, grid),
+                _field(pair.inverse_displacement, grid),
+                fixed.study_to_case,
+                moving.study_to_case @ pair.affine_lps,
+                fixed.image.grid,
+                moving.image.grid,
+                spacing_mm=spacing_mm,
+            )
         names = [s.name for s in self._study.structures]
         absent = [names[channel - 1] for channel in pair.diagnostics.absent]
         warnings = (f"took no part, one image lacks it: {', '.join(absent)}",) if absent else ()

@@ -17,6 +17,7 @@ from SegGuidedMMRegLib import __version__, provenance
 from SegGuidedMMRegLib.config import Config, save_config
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.locks import working_on
+from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.study import Study, StudyError, TrainingView
 from SegGuidedMMRegLib.study_file import resolve_inside
 from SegGuidedMMRegLib.training import prealign
@@ -71,7 +72,8 @@ def train(study: Study, stages: Sequence[str] | None = None, reporter: Reporter 
 
 
 def _train(study: Study, wanted: set[str], reporter: Reporter) -> None:
-    prealign.run(study, study.config.prealign, reporter)
+    with memory_remedy("prealign", memory_remedies(study.config)["prealign"]):
+        prealign.run(study, study.config.prealign, reporter)
     if wanted == {"prealign"}:
         return
     view = study.training_view()
@@ -102,7 +104,8 @@ def _run_if_needed(stage: str, made_from: dict[str, str], context: _Context) -> 
     start = time.monotonic()
     provenance.begin(folder, made_from)
     save_config(context.config, folder / "config.yaml")
-    _RUN[stage](context)
+    with memory_remedy(stage, memory_remedies(context.config)[stage]):
+        _RUN[stage](context)
     provenance.complete(
         folder,
         made_from,
@@ -112,6 +115,32 @@ def _run_if_needed(stage: str, made_from: dict[str, str], context: _Context) -> 
         seed=context.config.training.seed,
         device=str(make_fabric(context.config.training).device),
     )
+
+
+def memory_remedies(config: Config) -> dict[str, str]:
+    """What to lower in each stage when memory runs out outside the loop of training, which knows better."""
+    coarser = "or choose a coarser study grid (`segmmreg new --grid-spacing`)."
+    augmentation, registration = config.augmentation, config.registration
+    return {
+        "prealign": f"Lower prealign.working_size (now {config.prealign.working_size}), {coarser}",
+        "augmentation": (
+            f"Lower augmentation.batch_size (now {augmentation.batch_size}) or augmentation.samples (now "
+            f"{augmentation.samples}), raise augmentation.working_downsampling (now "
+            f"{augmentation.working_downsampling}), {coarser}"
+        ),
+        "segmentation": (
+            f"Lower segmentation.batch_size (now {config.segmentation.batch_size}) or augmentation.samples "
+            f"(now {augmentation.samples}), {coarser}"
+        ),
+        "adaptation": (
+            f"Lower adaptation.batch_size (now {config.adaptation.batch_size}) or augmentation.samples (now "
+            f"{augmentation.samples}), {coarser}"
+        ),
+        "registration": (
+            f"Lower registration.batch_size (now {registration.batch_size}), raise "
+            f"registration.working_downsampling (now {registration.working_downsampling}), {coarser}"
+        ),
+    }
 
 
 # -- the stages -----------------------------------------------------------------------------------------

@@ -62,6 +62,8 @@ class Train(Command):
     """Folder of the study."""
     stage: tuple[str, ...] = ()
     """Only these, and what they need: prealign, augmentation, segmentation, adaptation, registration."""
+    auto_batch: bool = False
+    """When memory runs out, go on with fewer images at once (training.images_at_once=auto)."""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
 
     def run(self, reporter: Reporter) -> Done:
@@ -71,7 +73,8 @@ class Train(Command):
 
         study = Study.open(self.study)
         wanted = self.settings
-        config = override(study.config, wanted.preset, wanted.config, wanted.set)
+        changes = [*wanted.set, *(["training.images_at_once=auto"] if self.auto_batch else [])]
+        config = override(study.config, wanted.preset, wanted.config, changes)
         if wanted.preset:
             config = fitted_to_dimension(config, study.dimension)
         if config != study.config:

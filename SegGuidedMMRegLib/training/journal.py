@@ -44,7 +44,8 @@ class Journal:
         append_line(self._folder / LOG_FILE, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def begin(self, step: int) -> None:
-        """Forget what metrics.jsonl says about steps after `step`."""
+        """Forget what is known and what metrics.jsonl says about steps after `step`."""
+        self._pending.clear()
         path = self._folder / METRICS_FILE
         records = read_json_lines(path) if path.exists() and step else ()
         kept = [record for record in records if record.get("step", math.inf) <= step]

@@ -12,8 +12,7 @@ import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +25,10 @@ from torch.optim import Optimizer
 from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.networks.weights import load_weights, save_weights
+from SegGuidedMMRegLib.out_of_memory import is_out_of_memory, memory_remedy, release_memory
+from SegGuidedMMRegLib.training.batches import ImagesAtOnce, WholeBatch
 from SegGuidedMMRegLib.training.checkpoints import Checkpoints, fingerprint_of
-from SegGuidedMMRegLib.training.journal import Journal, TrainingError
+from SegGuidedMMRegLib.training.journal import Journal
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -60,7 +61,7 @@ class TrainableStage(ABC):
         schedule: from the share of training that is done, 0 to 1, to a factor on all learning rates.
         settings: whatever decides the outcome besides name, seed, steps and first weights (JSON values); a
             checkpoint made with other settings is not continued.
-        memory_remedy: what to do when memory runs out, e.g. "lower segmentation.batch_size (now 8)".
+        memory_remedy: what to lower when memory runs out, e.g. "segmentation.batch_size (now 8)".
         validations: how often `validate` is asked during training.
     """
 
@@ -71,7 +72,7 @@ class TrainableStage(ABC):
         self.ema_decay = 0.0
         self.schedule: Callable[[float], float] = constant
         self.settings: dict[str, Any] = {}
-        self.memory_remedy = "lower the batch size, or choose a coarser study grid"
+        self.memory_remedy = "the batch size"
         self.validations = 20
 
     @abstractmethod
@@ -108,10 +109,12 @@ class Run:
         seed: of the run.
         steps: number of steps in all.
         fabric: device and precision.
-        networks: the networks of the stage, wrapped so that calling one uses the right precision.
+        networks: the networks of the stage, wrapped so that calling one with a batch uses the right precision
+            and no more memory than there is.
         optimizers: wrapped too; use `update`.
         averaged: the average of the exported network's weights (a mean teacher), or None.
         generator: on the device, seeded for this step.
+        at_once: how many images of a batch go through a network at once.
         step: number of this step, from 0.
     """
 
@@ -123,6 +126,7 @@ class Run:
     optimizers: dict[str, Any]
     averaged: nn.Module | None
     generator: torch.Generator
+    at_once: ImagesAtOnce
     step: int = 0
 
     @property
@@ -187,11 +191,12 @@ def fit(
         name: of the stage, for events and seeds.
         steps: number of steps in all, counting those of an earlier run that is continued.
         folder: gets weights, checkpoint, metrics.jsonl, log.txt; made if absent.
-        config: seed, device, precision, time between checkpoints.
+        config: seed, device, precision, images at once, time between checkpoints.
         reporter: hears about progress about twice a second.
 
     Raises:
-        TrainingError: if the loss is no longer finite, or memory runs out.
+        TrainingError: if the loss is no longer finite.
+        OutOfMemoryError: if memory runs out, and fewer images at once are not allowed or do not help.
     """
     journal = Journal(name, folder, reporter)
     identity = {"name": name, "steps": steps, "seed": config.seed, "stage": stage.settings}
@@ -202,21 +207,54 @@ def fit(
         _read_finished(stage, folder, fabric)
         return FitResult(folder / WEIGHTS_FILE, record["step"], record["score"])
 
-    with torch.random.fork_rng(), _explained(stage, name):
-        run = _set_up(stage, name, steps, config.seed, fabric)
+    with torch.random.fork_rng(), memory_remedy(name, _remedy(stage, config)):
+        run = _set_up(stage, name, steps, config, fabric)
         done = _restore(stage, run, record) if record and not record["finished"] else _Progress()
         if done.step:
             journal.log(f"{name}: continued after step {done.step} of {steps}.")
         reporter.started(name, steps)
         journal.begin(done.step)
-        _train(stage, run, done, journal, checkpoints)
+        done = _train_within_memory(stage, run, done, journal, checkpoints)
 
     result = _finish(stage, run, done, folder)
     # From here on the checkpoint only says that the run is finished; the weights lie beside it.
-    checkpoints.write({"finished": True, "step": result.step, "score": result.score})
+    ended = {"step": result.step, "score": result.score, "images_at_once": run.at_once.count}
+    checkpoints.write({"finished": True, **ended})
     found = "" if result.score is None else f", validation {result.score:.4f} at step {result.step}"
     journal.log(f"{name}: {steps} steps on {fabric.device}{found}.")
     return result
+
+
+def _train_within_memory(
+    stage: TrainableStage, run: Run, done: _Progress, journal: Journal, checkpoints: Checkpoints
+) -> _Progress:
+    """Train; each time memory runs out, go back to the checkpoint and on with half as many images at once.
+
+    A step that ran out of memory may have changed weights or a stage's state, so it is never gone on with.
+    """
+    if run.at_once.adaptive and not done.step:
+        checkpoints.write(_record(stage, run, done))
+    while True:
+        try:
+            _train(stage, run, done, journal, checkpoints)
+            return done
+        except (MemoryError, RuntimeError) as error:
+            record = checkpoints.read(journal.log) if is_out_of_memory(error) else None
+            if record is None or not run.at_once.lower():
+                raise
+        # Outside the handler, for the error holds what the step had in memory.
+        for optimizer in run.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        release_memory()
+        fewer = run.at_once.count
+        done = _restore(stage, run, record)
+        run.at_once.count = fewer
+        checkpoints.write(_record(stage, run, done))
+        journal.begin(done.step)
+        journal.log(
+            f"{run.name}: memory ran out; goes on after step {done.step} of {run.steps} with "
+            f"{run.at_once.count} images at once, computed twice: slower, the batches stay the same."
+        )
 
 
 def _train(
@@ -271,17 +309,20 @@ def seed_of(seed: int, *what: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def _set_up(stage: TrainableStage, name: str, steps: int, seed: int, fabric: Fabric) -> Run:
+def _set_up(stage: TrainableStage, name: str, steps: int, config: TrainingConfig, fabric: Fabric) -> Run:
     for optimizer in stage.optimizers.values():
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-    networks = {key: fabric.setup_module(network) for key, network in stage.networks.items()}
+    at_once = ImagesAtOnce.of(config.images_at_once)
+    networks = {
+        key: WholeBatch(fabric.setup_module(network), at_once) for key, network in stage.networks.items()
+    }
     optimizers = {key: fabric.setup_optimizers(optimizer) for key, optimizer in stage.optimizers.items()}
     averaged = None
     if stage.ema_decay > 0:
         averaged = copy.deepcopy(stage.networks[stage.exported]).requires_grad_(False).eval()
     generator = torch.Generator(fabric.device)
-    return Run(name, seed, steps, fabric, networks, optimizers, averaged, generator)
+    return Run(name, config.seed, steps, fabric, networks, optimizers, averaged, generator, at_once)
 
 
 def _to_training_mode(run: Run) -> None:
@@ -331,6 +372,7 @@ def _record(stage: TrainableStage, run: Run, done: _Progress) -> dict[str, Any]:
         "averaged": run.averaged.state_dict() if run.averaged is not None else {},
         "precision": run.fabric.strategy.precision.state_dict(),
         "stage": stage.state(),
+        "images_at_once": run.at_once.count,
     }
 
 
@@ -343,6 +385,8 @@ def _restore(stage: TrainableStage, run: Run, record: dict[str, Any]) -> _Progre
         run.averaged.load_state_dict(record["averaged"])
     run.fabric.strategy.precision.load_state_dict(record["precision"])
     stage.load_state(record["stage"])
+    if run.at_once.adaptive:
+        run.at_once.count = record.get("images_at_once")
     best = record["best"]
     return _Progress(record["step"], best["score"], best["step"], best["weights"])
 
@@ -366,13 +410,9 @@ def _finish(stage: TrainableStage, run: Run, done: _Progress, folder: Path) -> F
     return FitResult(folder / WEIGHTS_FILE, step, done.best_score)
 
 
-@contextmanager
-def _explained(stage: TrainableStage, name: str) -> Iterator[None]:
-    """Turn running out of memory, on any device, into an error that says what to lower."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        told = str(error)
-        if isinstance(error, MemoryError) or "out of memory" in told or "can't allocate memory" in told:
-            raise TrainingError(f"{name}: memory ran out; {stage.memory_remedy}. ({told})") from error
-        raise
+def _remedy(stage: TrainableStage, config: TrainingConfig) -> str:
+    """What to lower, the setting that changes no result first."""
+    lower = f"Lower {stage.memory_remedy}, or choose a coarser study grid (`segmmreg new --grid-spacing`)."
+    if config.images_at_once in (1, "auto"):
+        return lower
+    return f"Use --auto-batch or --set training.images_at_once=1: slower, with the same batches. {lower}"

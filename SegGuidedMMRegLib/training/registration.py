@@ -73,7 +73,7 @@ class SegmentationRegistration(TrainableStage):
         self.schedule = one_cycle if config.schedule == "one_cycle" else constant
         self.settings = {**_training_settings(config), "maps": _identity(self._maps)}
         self.memory_remedy = (
-            f"lower registration.batch_size (now {config.batch_size}) or raise "
+            f"registration.batch_size (now {config.batch_size}) or raise "
             f"registration.working_downsampling (now {config.working_downsampling})"
         )
 

@@ -88,8 +88,8 @@ class SourceSegmentation(TrainableStage):
         self.settings = {**config.model_dump(mode="json"), "data": _identity(tensors, self._pool)}
         self.validations = min(20, max(1, steps // 25))
         self.memory_remedy = (
-            f"lower segmentation.batch_size (now {config.batch_size}) or segmentation.channels, or choose a "
-            "coarser study grid"
+            f"segmentation.batch_size (now {config.batch_size}) or segmentation.channels "
+            f"(now {list(config.channels)})"
         )
 
     def training_step(self, run: Run) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.events import RecordingReporter, Reporter
-from SegGuidedMMRegLib.training.loop import Run, TrainableStage, TrainingError, fit, one_cycle
+from SegGuidedMMRegLib.training.journal import TrainingError
+from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle
 
 CPU = TrainingConfig(device="cpu", checkpoint_seconds=1e-6, checkpoint_share=1)
 
@@ -138,21 +139,6 @@ def test_a_damaged_checkpoint_starts_afresh(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_step_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"loss became nan by step 8\. Lower the learning rate"):
         run(Line(spoil_at=7), tmp_path)
-
-
-@pytest.mark.parametrize("error", [MemoryError("full"), torch.OutOfMemoryError("CUDA out of memory")])
-def test_running_out_of_memory_names_what_to_lower(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    stage = Line()
-    stage.memory_remedy = "lower segmentation.batch_size (now 8)"
-
-    def full(_run: Run) -> dict[str, Tensor]:
-        raise error
-
-    monkeypatch.setattr(stage, "training_step", full)
-    with pytest.raises(TrainingError, match=r"lower segmentation\.batch_size \(now 8\)"):
-        run(stage, tmp_path)
 
 
 def test_the_random_state_of_the_caller_is_left_alone(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class CycleGanStage(TrainableStage):
         parts = (samples.images, samples.labels, samples.weights, target_images)
         self.settings = {**config.model_dump(mode="json"), "data": [float(x.double().sum()) for x in parts]}
         self.memory_remedy = (
-            f"lower adaptation.batch_size (now {config.batch_size}) or adaptation.generator_filters "
+            f"adaptation.batch_size (now {config.batch_size}) or adaptation.generator_filters "
             f"(now {config.generator_filters})"
         )
         self.networks = self._build(source_network, tuple(target_images.shape[2:]), generator)
@@ -237,8 +237,8 @@ class CycleGanStage(TrainableStage):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take the pools back."""
-        for name, images in state.items():
-            self._pools[name].images = images
+        for name, pool in self._pools.items():
+            pool.images = state.get(name)
 
 
 class CycleGan:

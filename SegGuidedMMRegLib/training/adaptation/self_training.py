@@ -223,7 +223,7 @@ def _prepare(stage: TrainableStage, network: nn.Module, rate: float, task: Adapt
     stage.ema_decay = settings.teacher_decay
     stage.schedule = one_cycle
     stage.settings = {**settings.model_dump(mode="json"), "data": _sums(task)}
-    stage.memory_remedy = f"lower adaptation.batch_size (now {settings.batch_size})"
+    stage.memory_remedy = f"adaptation.batch_size (now {settings.batch_size})"
 
 
 def _fit(stage: TrainableStage, name: str, steps: int, task: AdaptationTask) -> None:

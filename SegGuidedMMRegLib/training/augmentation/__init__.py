@@ -8,7 +8,7 @@ dropped and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from SegGuidedMMRegLib.training.augmentation.gradicon import train_gradicon
 from SegGuidedMMRegLib.training.augmentation.resolution import shrink, shrunk_shape
 from SegGuidedMMRegLib.training.augmentation.samples import SAMPLES_FILE, AugmentedSamples
 from SegGuidedMMRegLib.training.augmentation.velocity import VelocityRegistration
+from SegGuidedMMRegLib.training.batches import ImagesAtOnce, in_batches
 from SegGuidedMMRegLib.training.checkpoints import CHECKPOINT_FILE, Checkpoints, fingerprint_of
 from SegGuidedMMRegLib.training.data import StudyTensors
 from SegGuidedMMRegLib.training.loop import make_fabric, seed_of
@@ -116,28 +117,27 @@ def _make(
     """The samples, batch by batch; what an earlier run that was cut off has made is taken over."""
     settings = config.augmentation
     generator = torch.Generator(tensors.source_images.device)
-    size = max(1, min(settings.batch_size, _VOXELS_AT_ONCE // tensors.source_images[0].numel()))
-    checkpoints = Checkpoints(folder, _fingerprint(tensors, pairs, size, config), config.training)
+    at_once = ImagesAtOnce.of(config.training.images_at_once)
+    at_once.largest = pairs_at_once(settings, tensors.source_images[0].numel())
+    checkpoints = Checkpoints(folder, _fingerprint(tensors, pairs, at_once.largest, config), config.training)
     done, images, labels, kept, dropped = _taken_over(checkpoints.read(reporter.log))
     if done:
         reporter.log(f"{NAME}: continued after {done} of {len(pairs)} pairs.")
     reporter.started(NAME, len(pairs))
-    for start in range(done, len(pairs), size):
-        batch = pairs[start : start + size]
-        generator.manual_seed(seed_of(config.training.seed, NAME, "deformation", start))
-        moving = tensors.source_images[[m for m, _ in batch]]
-        fixed = tensors.source_images[[f for _, f in batch]]
-        displacement = method.displacement(moving, fixed, generator)
-        warped = warp(moving, displacement, padding="zeros")
-        for i, reason in enumerate(_faults(moving, fixed, warped, displacement, settings)):
-            if reason:
-                dropped[reason] += 1
+
+    def warped(batch: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor, str | None]]:
+        generator.manual_seed(seed_of(config.training.seed, NAME, "deformation", done))
+        return _warped(tensors, batch, method, settings, generator)
+
+    for batch, made in in_batches(pairs[done:], at_once, warped, name=NAME, log=reporter.log):
+        for pair, (image, label, fault) in zip(batch, made, strict=True):
+            if fault:
+                dropped[fault] += 1
                 continue
-            moved = warp_labels(tensors.source_labels[batch[i][0]], displacement[i], tensors.classes)
-            images.append(warped[i].cpu())
-            labels.append(moved.to("cpu", torch.uint8))
-            kept.append(batch[i])
-        done = start + len(batch)
+            images.append(image)
+            labels.append(label)
+            kept.append(pair)
+        done += len(batch)
         if done < len(pairs) and checkpoints.is_due():
             checkpoints.write(_record(done, images, labels, kept, dropped))
         reporter.progress(NAME, done, len(pairs), kept=len(kept))
@@ -185,6 +185,31 @@ def _fingerprint(tensors: StudyTensors, pairs: list[tuple[int, int]], size: int,
         },
         {},
     )
+
+
+def pairs_at_once(settings: AugmentationConfig, voxels: int) -> int:
+    """Pairs that are registered together, of images of so many voxels."""
+    return max(1, min(settings.batch_size, _VOXELS_AT_ONCE // voxels))
+
+
+def _warped(
+    tensors: StudyTensors,
+    batch: Sequence[tuple[int, int]],
+    method: Method,
+    settings: AugmentationConfig,
+    generator: torch.Generator,
+) -> list[tuple[Tensor, Tensor, str | None]]:
+    """Of each pair the warped image [1, *shape] and labels [*shape] uint8, on the CPU, and its fault."""
+    moving = tensors.source_images[[m for m, _ in batch]]
+    fixed = tensors.source_images[[f for _, f in batch]]
+    displacement = method.displacement(moving, fixed, generator)
+    warped = warp(moving, displacement, padding="zeros")
+    faults = _faults(moving, fixed, warped, displacement, settings)
+    labels = [
+        warp_labels(tensors.source_labels[m], u, tensors.classes).to("cpu", torch.uint8)
+        for (m, _), u in zip(batch, displacement, strict=True)
+    ]
+    return list(zip(warped.cpu(), labels, faults, strict=True))
 
 
 def warp_labels(labels: Tensor, displacement: Tensor, classes: int) -> Tensor:

@@ -51,7 +51,7 @@ class GradiconTraining(TrainableStage):
             "images": [*images.shape, float(images.double().sum())],
         }
         self.memory_remedy = (
-            f"lower augmentation.batch_size (now {settings.batch_size}) or raise "
+            f"augmentation.batch_size (now {settings.batch_size}) or raise "
             f"augmentation.working_downsampling (now {settings.working_downsampling})"
         )
 
