@@ -132,6 +132,9 @@ class RegistrationConfig(_Section):
     refinement_smoothness: float = Field(
         0.1, ge=0, description="weight of the velocity's squared gradient (mm a mm)"
     )
+    landmark_weight: float = Field(
+        1.0, ge=0, description="weight of the mean squared distance of landmarks that are given with a pair"
+    )
 
 
 class TrainingConfig(_Section):

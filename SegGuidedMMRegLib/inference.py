@@ -22,6 +22,8 @@ from SegGuidedMMRegLib.inversion import pair_transforms
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, load_registration_network
 from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
 from SegGuidedMMRegLib.out_of_memory import memory_remedy
+from SegGuidedMMRegLib.pair_points import MatchedPoints
+from SegGuidedMMRegLib.points import MatchedLandmarks
 from SegGuidedMMRegLib.refinement import register_maps
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 from SegGuidedMMRegLib.study import Case, Study, StudyError
@@ -271,6 +273,7 @@ class Registrar:
         moving_map: Tensor,
         fixed_map: Tensor,
         *,
+        landmarks: MatchedLandmarks | None = None,
         spacing_mm: float | None = None,
     ) -> Registration:
         """Register a pair by its segmentations (paper, 3.4), refine it, and bring it into physical space.
@@ -281,9 +284,11 @@ class Registrar:
         Args:
             moving, fixed: the two images. moving_map, fixed_map: probabilities [1 + structures, *study
             shape], or padded as `Segmenter` gives them.
+            landmarks: that shall come to lie on each other; they count beside the segmentations.
             spacing_mm: of the delivered fields; None for that of the images.
         """
         grid = self._study.require_grid()
+        points = None if landmarks is None else _points(landmarks, moving, fixed, grid)
         with memory_remedy(f"registering {moving.name} to {fixed.name}", _MEMORY_REMEDY):
             pair = register_maps(
                 on_study_grid(moving_map, grid).to(self._device),
@@ -293,6 +298,7 @@ class Registrar:
                 spacing_mm=grid.axis_spacing,
                 moving_inside=_inside(moving, grid).to(self._device),
                 fixed_inside=_inside(fixed, grid).to(self._device),
+                points=points,
             )
             forward, inverse = pair_transforms(
                 _field(pair.displacement, grid),
@@ -305,10 +311,24 @@ class Registrar:
             )
         names = [s.name for s in self._study.structures]
         absent = [names[channel - 1] for channel in pair.diagnostics.absent]
-        warnings = (f"took no part, one image lacks it: {', '.join(absent)}",) if absent else ()
+        warnings = [f"took no part, one image lacks it: {', '.join(absent)}"] if absent else []
+        if landmarks is not None and points is not None:
+            warnings += self._landmark_warnings(landmarks, len(points))
         problems = (pair.diagnostics.failure,) if pair.diagnostics.failure else ()
         prealignment = moving.study_to_case @ np.linalg.inv(fixed.study_to_case)
-        return Registration(forward, inverse, prealignment, warnings, problems)
+        return Registration(forward, inverse, prealignment, tuple(warnings), problems)
+
+    def _landmark_warnings(self, landmarks: MatchedLandmarks, used: int) -> list[str]:
+        found = []
+        if landmarks.unmatched:
+            found.append(f"landmarks that only one image has: {', '.join(landmarks.unmatched)}")
+        if used < len(landmarks.names):
+            found.append(f"{len(landmarks.names) - used} landmarks lie outside the study grid: took no part")
+        if not (self._config.affine or self._config.refinement_steps) or self._config.landmark_weight == 0:
+            found.append(
+                "landmarks took no part: registration.affine and refinement_steps, or the weight, are 0"
+            )
+        return found
 
 
 def _trained(study: Study, stage: str) -> Path:
@@ -319,6 +339,15 @@ def _trained(study: Study, stage: str) -> Path:
             f"{study.folder}: the stage {stage!r} is not trained yet; run `segmmreg train {study.folder}`."
         )
     return folder
+
+
+def _points(landmarks: MatchedLandmarks, moving: Sample, fixed: Sample, grid: Grid) -> MatchedPoints:
+    """The landmarks in study space."""
+    return MatchedPoints.of_pair(
+        apply_affine(np.linalg.inv(moving.study_to_case), landmarks.moving_lps_mm),
+        apply_affine(np.linalg.inv(fixed.study_to_case), landmarks.fixed_lps_mm),
+        grid,
+    )
 
 
 def _inside(sample: Sample, grid: Grid) -> Tensor:

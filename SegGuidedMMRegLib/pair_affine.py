@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from SegGuidedMMRegLib.deformation import gaussian_smooth, resize, sample, soft_dice
+from SegGuidedMMRegLib.pair_points import MatchedPoints
 
 WORKING_SIZE = {2: 64, 3: 36}
 """Longest side in voxels of the maps that are fitted, by dimension."""
@@ -89,6 +90,8 @@ class StructurePairs:
         moving_inside: 1 where the moving image has data, else 0, [N, 1, *shape].
         fixed_inside: the same for the fixed image.
         present: which structures both maps of a pair show, so that they count, [N, K] bool.
+        points: landmarks that belong together, if any are given.
+        points_weight: of their misfit beside the overlap.
     """
 
     moving: Tensor
@@ -96,11 +99,14 @@ class StructurePairs:
     moving_inside: Tensor
     fixed_inside: Tensor
     present: Tensor
+    points: MatchedPoints | None = None
+    points_weight: float = 0.0
 
     def moved(self, affine: CentredAffine, spacing_mm: tuple[float, ...]) -> StructurePairs:
         """The pairs with the moving maps brought onto the fixed ones by `affine`."""
         both = warp_affinely(torch.cat([self.moving, self.moving_inside], dim=1), affine, spacing_mm)
-        return replace(self, moving=both[:, :-1], moving_inside=both[:, -1:])
+        points = None if self.points is None else self.points.moved(affine)
+        return replace(self, moving=both[:, :-1], moving_inside=both[:, -1:], points=points)
 
     def shrunk(self, shape: tuple[int, ...], blur: float) -> StructurePairs:
         """At a coarser `shape`, maps blurred by `blur` of its voxels; the field of view keeps its border."""
@@ -115,12 +121,17 @@ class StructurePairs:
             fixed_inside=fixed_inside,
         )
 
-    def overlap(self, affine: CentredAffine, spacing_mm: tuple[float, ...]) -> Tensor:
-        """Mean Dice [N] of the structures that count, after `affine`, where both images have data."""
+    def merit(self, affine: CentredAffine, spacing_mm: tuple[float, ...]) -> Tensor:
+        """How well the pairs fit after `affine`: [N].
+
+        Mean Dice of the structures that count, where both images have data, less the weighted misfit of the
+        landmarks.
+        """
         pairs = self.moved(affine, spacing_mm)
         seen = pairs.moving_inside * pairs.fixed_inside
         dice = soft_dice(pairs.moving * seen, pairs.fixed * seen)
-        return (dice * self.present).sum(1) / self.present.sum(1).clamp(min=1)
+        overlap = (dice * self.present).sum(1) / self.present.sum(1).clamp(min=1)
+        return overlap if pairs.points is None else overlap - self.points_weight * pairs.points.misfit()
 
 
 def fit_affine(pairs: StructurePairs, spacing_mm: tuple[float, ...]) -> CentredAffine:
@@ -128,7 +139,7 @@ def fit_affine(pairs: StructurePairs, spacing_mm: tuple[float, ...]) -> CentredA
 
     Starts from the best of identity, shift and similarity (from the structures' moments), climbs the Dice of
     slightly blurred maps, and gives the result up where it gains less than 0.005 or stretches by more than
-    1.6.
+    1.6. Given landmarks count beside the Dice.
 
     Args:
         pairs: the maps.
@@ -143,10 +154,10 @@ def fit_affine(pairs: StructurePairs, spacing_mm: tuple[float, ...]) -> CentredA
     identity = CentredAffine.identity(len(pairs.fixed), len(shape), pairs.fixed.device)
     start = identity
     for candidate in _moment_fits(small, spacing):
-        start = candidate.where(blurred.overlap(candidate, spacing) > blurred.overlap(start, spacing), start)
+        start = candidate.where(blurred.merit(candidate, spacing) > blurred.merit(start, spacing), start)
     with torch.enable_grad():
         found = _climb(blurred, start, spacing)
-    gain = small.overlap(found, spacing) - small.overlap(identity, spacing)
+    gain = small.merit(found, spacing) - small.merit(identity, spacing)
     stretch = torch.linalg.svdvals(found.matrix.cpu()).to(gain.device)
     sound = (stretch.amax(1) < _LARGEST_STRETCH) & (stretch.amin(1) > 1 / _LARGEST_STRETCH)
     return found.where((gain > _LEAST_GAIN) & sound, identity)
@@ -198,7 +209,7 @@ def _climb(pairs: StructurePairs, start: CentredAffine, spacing: tuple[float, ..
         strain = (change[..., :d] + change[..., :d].mT) / 2
         growth = strain.diagonal(dim1=1, dim2=2).mean(1)
         shear = strain - growth[:, None, None] * torch.eye(d, device=fixed.device)
-        loss = (1 - pairs.overlap(current(), spacing)).sum()
+        loss = (1 - pairs.merit(current(), spacing)).sum()
         loss = loss + _SHEAR_WEIGHT * (shear**2).sum()
         optimizer.zero_grad()
         loss.backward()

@@ -53,6 +53,56 @@ class PointList:
         object.__setattr__(self, "points_lps_mm", points)
 
 
+@dataclass(frozen=True)
+class MatchedLandmarks:
+    """Points of two images that belong together, by name.
+
+    Attributes:
+        names: of the points that both images have.
+        moving_lps_mm: shape (n, 3), of the moving image.
+        fixed_lps_mm: shape (n, 3), of the fixed image.
+        unmatched: names that only one image has.
+    """
+
+    names: tuple[str, ...]
+    moving_lps_mm: FloatArray
+    fixed_lps_mm: FloatArray
+    unmatched: tuple[str, ...] = ()
+
+
+def match_points(moving: PointList, fixed: PointList) -> MatchedLandmarks:
+    """The points of the same names, in the order of the fixed image.
+
+    Raises:
+        PointsError: if no name is common, or one stands twice in a list.
+    """
+    for side, points in (("moving", moving), ("fixed", fixed)):
+        twice = sorted({name for name in points.names if points.names.count(name) > 1})
+        if twice:
+            raise PointsError(
+                f"The {side} landmarks have the name {twice[0]!r} twice. Landmarks are matched by their "
+                "names: give each its own."
+            )
+    theirs = {name: n for n, name in enumerate(moving.names)}
+    common = [(theirs[name], n) for n, name in enumerate(fixed.names) if name in theirs]
+    if not common:
+        raise PointsError(
+            f"Moving and fixed landmarks have no name in common (moving: {_listed(moving.names)}; fixed: "
+            f"{_listed(fixed.names)}). Landmarks are matched by their names: give those that belong together "
+            "the same one."
+        )
+    rows = np.asarray(common)
+    names = tuple(fixed.names[n] for n in rows[:, 1])
+    unmatched = tuple(name for name in (*moving.names, *fixed.names) if name not in names)
+    return MatchedLandmarks(
+        names, moving.points_lps_mm[rows[:, 0]], fixed.points_lps_mm[rows[:, 1]], unmatched
+    )
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "") if names else "none"
+
+
 def read_points(path: Path | str) -> PointList:
     """Read points.
 

@@ -29,6 +29,7 @@ from SegGuidedMMRegLib.deformation import (
 from SegGuidedMMRegLib.inverse_pair import fold_free_pair
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, both_ways
 from SegGuidedMMRegLib.pair_affine import CentredAffine, StructurePairs, fit_affine, shrink
+from SegGuidedMMRegLib.pair_points import MatchedPoints
 
 VELOCITY_FACTOR = 4
 """Study voxels a node of the velocity field, along each axis; half of it on small grids."""
@@ -103,6 +104,7 @@ def register_maps(
     spacing_mm: Sequence[float],
     moving_inside: Tensor | None = None,
     fixed_inside: Tensor | None = None,
+    points: MatchedPoints | None = None,
 ) -> PairResult:
     """Register one pair: `register_batch` for probabilities [C, *shape] and field-of-view masks [*shape]."""
     insides = [None if mask is None else mask[None] for mask in (moving_inside, fixed_inside)]
@@ -114,6 +116,7 @@ def register_maps(
         spacing_mm=spacing_mm,
         moving_inside=insides[0],
         fixed_inside=insides[1],
+        points=points,
     )[0]
 
 
@@ -127,6 +130,7 @@ def register_batch(
     spacing_mm: Sequence[float],
     moving_inside: Tensor | None = None,
     fixed_inside: Tensor | None = None,
+    points: MatchedPoints | None = None,
 ) -> list[PairResult]:
     """Register N pairs at once by their segmentations.
 
@@ -138,6 +142,7 @@ def register_batch(
         spacing_mm: of the study grid, in the order of the array axes.
         moving_inside: [N, *shape], true where the moving image has data; None is everywhere.
         fixed_inside: the same for the fixed image.
+        points: landmarks of the N pairs that affine map and refinement shall bring together, if any.
 
     Raises:
         ValueError: if the maps do not fit each other, the spacing or the network.
@@ -147,6 +152,8 @@ def register_batch(
     # Copies, because maps made in inference mode can't take part in an optimisation.
     moving, fixed = (x.to(torch.float32, copy=True) for x in (moving, fixed))
     pair = _pairs(moving, fixed, moving_inside, fixed_inside)
+    if points is not None and len(points):
+        pair = replace(pair, points=points.to(fixed.device), points_weight=config.landmark_weight)
     before = _hard_dice(pair)
 
     affine = CentredAffine.identity(len(fixed), len(spacing), fixed.device)
@@ -307,7 +314,8 @@ def _optimise(
             rate = 0.5 * (1 + math.cos(math.pi * step / config.refinement_steps))
             optimizer.param_groups[0]["lr"] = config.refinement_rate * max(rate, 0.05)
             velocity = start + gaussian_smooth(change, _NODE_SMOOTHING) * fade
-            loss = _misfit(velocity, maps) + config.refinement_smoothness * _roughness(velocity, node_mm)
+            loss = _misfit(velocity, maps, node_mm)
+            loss = loss + config.refinement_smoothness * _roughness(velocity, node_mm)
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
@@ -315,8 +323,8 @@ def _optimise(
     return (start + gaussian_smooth(change.detach(), _NODE_SMOOTHING) * fade).detach()
 
 
-def _misfit(velocity: Tensor, maps: StructurePairs) -> Tensor:
-    """1 - Dice in both directions, averaged over the structures that count: [N]."""
+def _misfit(velocity: Tensor, maps: StructurePairs, node_mm: tuple[float, ...]) -> Tensor:
+    """1 - Dice in both directions, averaged over the structures that count, and what landmarks add: [N]."""
     shape = tuple(maps.fixed.shape[2:])
     pairs = len(velocity)
     there_and_back = exponential(torch.cat([velocity, -velocity]), squarings=5)
@@ -330,7 +338,11 @@ def _misfit(velocity: Tensor, maps: StructurePairs) -> Tensor:
     dice = soft_dice(warped * both, goal * both)
     dice = dice[:pairs] + dice[pairs:]
     count = maps.present.sum(1).clamp(min=1)
-    return 1 - (dice * maps.present).sum(1) / (2 * count)
+    misfit = 1 - (dice * maps.present).sum(1) / (2 * count)
+    if maps.points is None:
+        return misfit
+    forward, inverse = there_and_back.split(pairs)
+    return misfit + maps.points_weight * maps.points.misfit_after(forward, inverse, node_mm)
 
 
 def _roughness(velocity: Tensor, spacing: tuple[float, ...]) -> Tensor:
