@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from SegGuidedMMRegLib.events import ErrorCode
+from SegGuidedMMRegLib.events import ErrorCode, Reporter
 from SegGuidedMMRegLib.fields import DisplacementField, SpatialTransform, field_from_study
 from SegGuidedMMRegLib.images import Image, normalised_study_image, resample
 from SegGuidedMMRegLib.inversion import pair_transforms
@@ -275,6 +275,7 @@ class Registrar:
         *,
         landmarks: MatchedLandmarks | None = None,
         spacing_mm: float | None = None,
+        reporter: Reporter | None = None,
     ) -> Registration:
         """Register a pair by its segmentations (paper, 3.4), refine it, and bring it into physical space.
 
@@ -286,6 +287,7 @@ class Registrar:
             shape], or padded as `Segmenter` gives them.
             landmarks: that shall come to lie on each other; they count beside the segmentations.
             spacing_mm: of the delivered fields; None for that of the images.
+            reporter: hears about the steps of the refinement.
         """
         grid = self._study.require_grid()
         points = None if landmarks is None else _points(landmarks, moving, fixed, grid)
@@ -299,6 +301,7 @@ class Registrar:
                 moving_inside=_inside(moving, grid).to(self._device),
                 fixed_inside=_inside(fixed, grid).to(self._device),
                 points=points,
+                reporter=reporter,
             )
             forward, inverse = pair_transforms(
                 _field(pair.displacement, grid),

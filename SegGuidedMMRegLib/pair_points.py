@@ -45,8 +45,10 @@ class MatchedPoints:
         d = grid.dimension
         inside = np.all([grid.contains(p * (np.arange(3) < d)) for p in (moving, fixed)], axis=0)
         # Study grids are centred on the origin with identity directions: only the order of the axes differs.
-        tensors = (torch.from_numpy(p[inside, d - 1 :: -1].astype(np.float32))[None] for p in (moving, fixed))
-        return MatchedPoints(*tensors, unit_mm=UNIT_SHARE * max(grid.extent_mm[:d]))
+        ours, theirs = (
+            torch.from_numpy(p[inside, d - 1 :: -1].astype(np.float32))[None] for p in (moving, fixed)
+        )
+        return MatchedPoints(ours, theirs, UNIT_SHARE * max(grid.extent_mm[:d]))
 
     def __len__(self) -> int:
         return self.fixed.shape[1]

@@ -31,10 +31,10 @@ from SegGuidedMMRegLib import __version__, metrics
 from SegGuidedMMRegLib.fields import SpatialTransform, corner_jacobians_minimum, inverse_consistency_error
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.images import Image, resample
+from SegGuidedMMRegLib.points import MatchedLandmarks, PointList, match_points
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 
 if TYPE_CHECKING:
-    from SegGuidedMMRegLib.points import PointList
     from SegGuidedMMRegLib.study import Structure
 
 REPORT_NAME = "report.json"
@@ -92,6 +92,7 @@ def pair_report(
     seconds: float,
     problems: Iterable[str] = (),
     warnings: Iterable[str] = (),
+    guides: MatchedLandmarks | None = None,
 ) -> Report:
     """Measure a registered pair.
 
@@ -105,6 +106,7 @@ def pair_report(
         seconds: how long the registration took.
         problems: reasons to call the pair failed that the caller knows already.
         warnings: what else the caller wants to be read.
+        guides: landmarks that the registration was given; reported apart from those for evaluation.
 
     Returns:
         Plain values for `write_pair_report`: no NaN, no numpy; what is undefined is `None` with a reason.
@@ -135,7 +137,8 @@ def pair_report(
         "mean": {state: _mean_over(per_structure, state) for state in STATES},
         "folds": {key: folds[key] for key in ("forward", "inverse", "total", "smallest_jacobian")},
         "inverse_consistency": consistency,
-        "landmarks": _landmarks(moving, fixed, forward, prealignment_lps),
+        "landmarks": _landmarks(_common_landmarks(moving, fixed), forward, prealignment_lps),
+        "guiding_landmarks": _landmarks(guides, forward, prealignment_lps),
     }
     return _plain(report)
 
@@ -159,6 +162,7 @@ def failed_report(moving: str, fixed: str, reason: str, *, seconds: float = 0.0)
         "folds": None,
         "inverse_consistency": None,
         "landmarks": None,
+        "guiding_landmarks": None,
     }
 
 
@@ -346,22 +350,25 @@ def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _landmarks(
-    moving: PairSide, fixed: PairSide, forward: SpatialTransform, prealignment_lps: FloatArray
-) -> dict[str, Any] | None:
-    """Errors of the landmarks that both sides name, in the moving image's mm; `None` without any."""
+def _common_landmarks(moving: PairSide, fixed: PairSide) -> MatchedLandmarks | None:
+    """The landmarks that both sides name; `None` without any."""
     if moving.landmarks is None or fixed.landmarks is None:
         return None
-    theirs = {name: n for n, name in enumerate(moving.landmarks.names)}
-    common = [(n, theirs[name]) for n, name in enumerate(fixed.landmarks.names) if name in theirs]
-    if not common:
+    matched = match_points(moving.landmarks, fixed.landmarks)
+    return matched if matched.names else None
+
+
+def _landmarks(
+    matched: MatchedLandmarks | None, forward: SpatialTransform, prealignment_lps: FloatArray
+) -> dict[str, Any] | None:
+    """Errors of the landmarks, in the moving image's mm; `None` without any."""
+    if matched is None:
         return None
-    start = np.asarray(fixed.landmarks.points_lps_mm)[[n for n, _ in common]]
-    goal = np.asarray(moving.landmarks.points_lps_mm)[[m for _, m in common]]
+    start, goal = matched.fixed_lps_mm, matched.moving_lps_mm
     before = metrics.landmark_distances(apply_affine(prealignment_lps, start), goal)
     after = metrics.landmark_distances(forward.transform_points(start), goal)
     return {
-        "names": [fixed.landmarks.names[n] for n, _ in common],
+        "names": list(matched.names),
         "before_mm": before,
         "after_mm": after,
         "mean_before_mm": before.mean(),

@@ -71,32 +71,43 @@ class MatchedLandmarks:
 
 
 def match_points(moving: PointList, fixed: PointList) -> MatchedLandmarks:
-    """The points of the same names, in the order of the fixed image.
+    """The points of the same names, in the order of the fixed image; none where no name is common."""
+    theirs = {name: n for n, name in enumerate(moving.names)}
+    rows = [(theirs[name], n) for n, name in enumerate(fixed.names) if name in theirs]
+    names = tuple(fixed.names[n] for _, n in rows)
+    unmatched = tuple(name for name in (*moving.names, *fixed.names) if name not in names)
+    return MatchedLandmarks(
+        names,
+        moving.points_lps_mm[[m for m, _ in rows]],
+        fixed.points_lps_mm[[n for _, n in rows]],
+        unmatched,
+    )
+
+
+def read_matched_landmarks(moving: Path | str, fixed: Path | str) -> MatchedLandmarks:
+    """The points of two files that belong together by their names.
 
     Raises:
-        PointsError: if no name is common, or one stands twice in a list.
+        PointsError: naming the file where a name stands twice, and both where no name is common.
     """
-    for side, points in (("moving", moving), ("fixed", fixed)):
+    lists = []
+    for path in (moving, fixed):
+        points = read_points(path)
         twice = sorted({name for name in points.names if points.names.count(name) > 1})
         if twice:
             raise PointsError(
-                f"The {side} landmarks have the name {twice[0]!r} twice. Landmarks are matched by their "
-                "names: give each its own."
+                f"{path}: the name {twice[0]!r} stands there twice. Landmarks are matched by their names: "
+                "give each its own."
             )
-    theirs = {name: n for n, name in enumerate(moving.names)}
-    common = [(theirs[name], n) for n, name in enumerate(fixed.names) if name in theirs]
-    if not common:
+        lists.append(points)
+    matched = match_points(*lists)
+    if not matched.names:
         raise PointsError(
-            f"Moving and fixed landmarks have no name in common (moving: {_listed(moving.names)}; fixed: "
-            f"{_listed(fixed.names)}). Landmarks are matched by their names: give those that belong together "
-            "the same one."
+            f"{moving} and {fixed} have no landmark name in common ({_listed(lists[0].names)}; "
+            f"{_listed(lists[1].names)}). Landmarks are matched by their names: give those that belong "
+            "together the same one."
         )
-    rows = np.asarray(common)
-    names = tuple(fixed.names[n] for n in rows[:, 1])
-    unmatched = tuple(name for name in (*moving.names, *fixed.names) if name not in names)
-    return MatchedLandmarks(
-        names, moving.points_lps_mm[rows[:, 0]], fixed.points_lps_mm[rows[:, 1]], unmatched
-    )
+    return matched
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -26,6 +26,7 @@ from SegGuidedMMRegLib.deformation import (
     soft_dice,
     warp,
 )
+from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.inverse_pair import fold_free_pair
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, both_ways
 from SegGuidedMMRegLib.pair_affine import CentredAffine, StructurePairs, fit_affine, shrink
@@ -105,6 +106,7 @@ def register_maps(
     moving_inside: Tensor | None = None,
     fixed_inside: Tensor | None = None,
     points: MatchedPoints | None = None,
+    reporter: Reporter | None = None,
 ) -> PairResult:
     """Register one pair: `register_batch` for probabilities [C, *shape] and field-of-view masks [*shape]."""
     insides = [None if mask is None else mask[None] for mask in (moving_inside, fixed_inside)]
@@ -117,6 +119,7 @@ def register_maps(
         moving_inside=insides[0],
         fixed_inside=insides[1],
         points=points,
+        reporter=reporter,
     )[0]
 
 
@@ -131,6 +134,7 @@ def register_batch(
     moving_inside: Tensor | None = None,
     fixed_inside: Tensor | None = None,
     points: MatchedPoints | None = None,
+    reporter: Reporter | None = None,
 ) -> list[PairResult]:
     """Register N pairs at once by their segmentations.
 
@@ -143,6 +147,7 @@ def register_batch(
         moving_inside: [N, *shape], true where the moving image has data; None is everywhere.
         fixed_inside: the same for the fixed image.
         points: landmarks of the N pairs that affine map and refinement shall bring together, if any.
+        reporter: hears about the steps of the refinement.
 
     Raises:
         ValueError: if the maps do not fit each other, the spacing or the network.
@@ -173,7 +178,7 @@ def register_batch(
         velocity = _velocity_of(forward, backward, nodes)
     if config.refinement_steps:
         with torch.enable_grad():
-            velocity = _optimise(velocity, pair, config, spacing)
+            velocity = _optimise(velocity, pair, config, spacing, reporter or Reporter())
 
     solution, repairs = fold_free_pair(velocity, shape)
     after = _hard_dice(pair, solution.forward)
@@ -192,7 +197,7 @@ def register_batch(
             repairs=int(repairs[n]),
             failure=None,
         )
-        diagnostics = _judged(diagnostics)
+        diagnostics = _judged(diagnostics, guided=pair.points is not None)
         results.append(PairResult(solution.forward[n], solution.inverse[n], matrices[n], diagnostics))
     return results
 
@@ -296,7 +301,11 @@ def _velocity_of(forward: Tensor, backward: Tensor, shape: tuple[int, ...], corr
 
 
 def _optimise(
-    start: Tensor, pair: StructurePairs, config: RegistrationConfig, spacing: tuple[float, ...]
+    start: Tensor,
+    pair: StructurePairs,
+    config: RegistrationConfig,
+    spacing: tuple[float, ...],
+    reporter: Reporter,
 ) -> Tensor:
     """Adam on a velocity field, first on blurred maps at its own resolution, then on finer ones."""
     shape = tuple(pair.fixed.shape[2:])
@@ -320,6 +329,7 @@ def _optimise(
             loss.sum().backward()
             optimizer.step()
             step += 1
+            reporter.progress("refinement", step, config.refinement_steps)
     return (start + gaussian_smooth(change.detach(), _NODE_SMOOTHING) * fade).detach()
 
 
@@ -362,8 +372,8 @@ def _fade(shape: tuple[int, ...], device: torch.device) -> Tensor:
 # -- the judgement ---------------------------------------------------------------------------------------
 
 
-def _judged(found: PairDiagnostics) -> PairDiagnostics:
-    """The same with the reason if the pair has failed."""
+def _judged(found: PairDiagnostics, *, guided: bool) -> PairDiagnostics:
+    """The same with the reason if the pair has failed; a pair that landmarks guide may lose some Dice."""
     reason = None
     if all(math.isnan(dice) for dice in found.dice_before):
         reason = "the two segmentations share no structure"
@@ -377,7 +387,7 @@ def _judged(found: PairDiagnostics) -> PairDiagnostics:
             f"forward and inverse miss each other by {found.inverse_error_mean_voxels:.3f} voxels on "
             f"average, {found.inverse_error_max_voxels:.3f} at most"
         )
-    elif np.nanmean(found.dice_after) < np.nanmean(found.dice_before) - _TOLERATED_LOSS:
+    elif not guided and np.nanmean(found.dice_after) < np.nanmean(found.dice_before) - _TOLERATED_LOSS:
         reason = (
             f"the Dice of the segmentations fell from {np.nanmean(found.dice_before):.3f} to "
             f"{np.nanmean(found.dice_after):.3f}"

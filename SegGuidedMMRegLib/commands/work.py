@@ -164,6 +164,10 @@ class Register(Command):
     """Segmentation to use instead of the predicted one."""
     fixed_labels: Path | None = None
     """Segmentation to use instead of the predicted one."""
+    moving_landmarks: Path | None = None
+    """Points of the moving image (.csv, .mrk.json, .fcsv) that shall meet those of the fixed one."""
+    fixed_landmarks: Path | None = None
+    """Points of the fixed image; those of the same names belong together."""
     moving_modality: str | None = None
     """Of a moving image file; the source without it."""
     fixed_modality: str | None = None
@@ -191,6 +195,10 @@ class Register(Command):
             raise ValueError("Name a moving and a fixed image, or none for all test pairs.")
         if self.moving is None and (self.moving_labels or self.fixed_labels or self.out):
             raise ValueError("--moving-labels, --fixed-labels and --out go with one pair; name it.")
+        if (self.moving_landmarks is None) != (self.fixed_landmarks is None):
+            raise ValueError("Landmarks come in pairs: give --moving-landmarks and --fixed-landmarks.")
+        if self.moving is None and self.moving_landmarks:
+            raise ValueError("--moving-landmarks and --fixed-landmarks go with one pair; name it.")
         from SegGuidedMMRegLib import jobs
 
         output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing)
@@ -210,6 +218,7 @@ class Register(Command):
     def _one(self, study: Study, moving: str, fixed: str, output: Output, reporter: Reporter) -> Report:
         from SegGuidedMMRegLib import jobs
         from SegGuidedMMRegLib.importing.labels import read_matching_labels
+        from SegGuidedMMRegLib.points import read_matched_landmarks
 
         sides = (
             _sample(
@@ -229,15 +238,17 @@ class Register(Command):
                 reporter=reporter,
             ),
         )
-        given = [
+        labels = [
             None if path is None else read_matching_labels(path, side.image, study.structures)
             for path, side in zip((self.moving_labels, self.fixed_labels), sides, strict=True)
         ]
+        landmarks = None
+        if self.moving_landmarks and self.fixed_landmarks:
+            landmarks = read_matched_landmarks(self.moving_landmarks, self.fixed_landmarks)
         names = [side.case or side.name for side in sides]
         out = self.out or study.registration_folder(*names)
-        return jobs.register_files(
-            study, *sides, out, moving_labels=given[0], fixed_labels=given[1], output=output
-        )
+        given = jobs.Given(labels[0], labels[1], landmarks)
+        return jobs.register_files(study, *sides, out, given=given, output=output, reporter=reporter)
 
 
 @dataclass(frozen=True)

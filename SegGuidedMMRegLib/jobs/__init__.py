@@ -4,7 +4,15 @@ What is written where: `Study.prediction_path`, `Study.registration_folder`.
 """
 
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
-from SegGuidedMMRegLib.jobs.registering import Output, Pair, register_files, register_study, test_pairs
+from SegGuidedMMRegLib.jobs.registering import (
+    Given,
+    Output,
+    Pair,
+    register_files,
+    register_images,
+    register_study,
+    test_pairs,
+)
 from SegGuidedMMRegLib.jobs.segmenting import (
     SOURCE_ONLY_FOLDER,
     segment_files,
@@ -15,10 +23,12 @@ from SegGuidedMMRegLib.jobs.segmenting import (
 
 __all__ = [
     "SOURCE_ONLY_FOLDER",
+    "Given",
     "Output",
     "Pair",
     "SegmentedStudy",
     "register_files",
+    "register_images",
     "register_study",
     "segment_files",
     "segment_study",

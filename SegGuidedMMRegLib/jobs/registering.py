@@ -21,6 +21,7 @@ from SegGuidedMMRegLib.pair_report import (
     pair_report,
     write_pair_report,
 )
+from SegGuidedMMRegLib.points import MatchedLandmarks
 from SegGuidedMMRegLib.study import Case, Role, Study, StudyError
 from SegGuidedMMRegLib.transform_files import write_transform
 
@@ -42,6 +43,20 @@ class Output:
 
     formats: tuple[str, ...] = ()
     spacing_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a person gives for a pair.
+
+    Attributes:
+        moving_labels, fixed_labels: structure values in the space of the image, instead of the prediction.
+        landmarks: that shall come to lie on each other.
+    """
+
+    moving_labels: Image | None = None
+    fixed_labels: Image | None = None
+    landmarks: MatchedLandmarks | None = None
 
 
 def register_study(
@@ -109,9 +124,9 @@ def register_files(
     fixed: Sample,
     out: Path,
     *,
-    moving_labels: Image | None = None,
-    fixed_labels: Image | None = None,
+    given: Given | None = None,
     output: Output | None = None,
+    reporter: Reporter | None = None,
 ) -> Report:
     """Register two images, of the study or from outside, with predicted or given segmentations.
 
@@ -119,25 +134,51 @@ def register_files(
         study: a trained one.
         moving, fixed: the images.
         out: folder for transforms, warped image and labels, and report.
-        moving_labels, fixed_labels: structure values in the space of the image, instead of the prediction.
+        given: segmentations instead of the predicted ones, and landmarks.
         output: formats and spacing.
+        reporter: hears about progress.
     """
-    segmented, registrar = SegmentedStudy(study), Registrar(study)
+    return register_images(
+        SegmentedStudy(study),
+        Registrar(study),
+        moving,
+        fixed,
+        out,
+        given=given,
+        output=output,
+        reporter=reporter,
+    )
+
+
+def register_images(
+    segmented: SegmentedStudy,
+    registrar: Registrar,
+    moving: Sample,
+    fixed: Sample,
+    out: Path,
+    *,
+    given: Given | None = None,
+    output: Output | None = None,
+    reporter: Reporter | None = None,
+) -> Report:
+    """`register_files` with networks that are in memory."""
+    study, given, output = segmented.study, given or Given(), output or Output()
     start = time.process_time()
     maps: list[Tensor] = []
     sides: list[PairSide] = []
-    for sample, given in ((moving, moving_labels), (fixed, fixed_labels)):
-        if given is None:
+    for sample, labels in ((moving, given.moving_labels), (fixed, given.fixed_labels)):
+        if labels is None:
             maps.append(segmented.probabilities(sample))
-            labels = segmented.segmenter.labels(sample, maps[-1])
+            found_labels = segmented.segmenter.labels(sample, maps[-1])
         else:
-            maps.append(label_probabilities(study, sample, given))
-            labels = given
-        sides.append(_side_of_case(study, sample, labels))
-    spacing_mm = (output or Output()).spacing_mm
-    found = registrar.register(moving, fixed, maps[0], maps[1], spacing_mm=spacing_mm)
+            maps.append(label_probabilities(study, sample, labels))
+            found_labels = labels
+        sides.append(_side_of_case(study, sample, found_labels))
+    found = registrar.register(
+        moving, fixed, *maps, landmarks=given.landmarks, spacing_mm=output.spacing_mm, reporter=reporter
+    )
     seconds = time.process_time() - start
-    return _deliver(study, out, found, *sides, output=output or Output(), seconds=seconds)
+    return _deliver(study, out, found, *sides, output=output, seconds=seconds, given=given)
 
 
 def _side_of_case(study: Study, sample: Sample, prediction: Image) -> PairSide:
@@ -156,6 +197,7 @@ def _deliver(
     *,
     output: Output,
     seconds: float,
+    given: Given | None = None,
 ) -> Report:
     _clear(folder)
     for name, transform in (("forward", found.forward), ("inverse", found.inverse)):
@@ -163,7 +205,8 @@ def _deliver(
             write_transform(transform, folder / f"{name}{suffix}")
     grid = fixed.image.grid
     write_image(found.forward.warp_image(moving.image, grid), folder / _WARPED_IMAGE)
-    labels = moving.truth or moving.prediction
+    given = given or Given()
+    labels = given.moving_labels or moving.truth or moving.prediction
     if labels is not None:
         warped = found.forward.warp_labels(labels, grid)
         write_labels(warped, study.structures, folder / _WARPED_LABELS)
@@ -177,6 +220,7 @@ def _deliver(
         seconds=seconds,
         problems=found.problems,
         warnings=found.warnings,
+        guides=given.landmarks,
     )
     write_pair_report(report, folder)
     return report

@@ -23,7 +23,7 @@ from trained_study import (
 from SegGuidedMMRegLib import cli
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inference import Sample
-from SegGuidedMMRegLib.jobs import register_files
+from SegGuidedMMRegLib.jobs import Given, register_files
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -152,7 +152,7 @@ class Bench:
             sides.append(side)
             labels.append(read_matching_labels(paths[1], side.image, study.structures))
         out = self.folder / name / "result"
-        report = register_files(study, *sides, out, moving_labels=labels[0], fixed_labels=labels[1])
+        report = register_files(study, *sides, out, given=Given(labels[0], labels[1]))
         assert report["status"] == "ok", report["reasons"]
         return out
 
