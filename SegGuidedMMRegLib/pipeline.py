@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
-
-from SegGuidedMMRegLib import __version__, provenance
+from SegGuidedMMRegLib import provenance
 from SegGuidedMMRegLib.config import Config, save_config
+from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.freshness import MADE, STAGES, TRAINED_STAGES, Freshness, wanted_stages
 from SegGuidedMMRegLib.locks import working_on
+from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.out_of_memory import memory_remedy
-from SegGuidedMMRegLib.study import Study, StudyError, TrainingView
-from SegGuidedMMRegLib.study_file import resolve_inside
+from SegGuidedMMRegLib.study import Study, StudyError
 from SegGuidedMMRegLib.training import prealign
 from SegGuidedMMRegLib.training.adaptation import adapt
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples, augment, load_samples
@@ -28,14 +29,7 @@ from SegGuidedMMRegLib.training.loop import make_fabric
 from SegGuidedMMRegLib.training.registration import train_registration
 from SegGuidedMMRegLib.training.segmentation import train_source
 
-TRAINED_STAGES = ("augmentation", "segmentation", "adaptation", "registration")
-STAGES = ("prealign", *TRAINED_STAGES)
-_UPSTREAM = {
-    "augmentation": (),
-    "segmentation": ("augmentation",),
-    "adaptation": ("augmentation", "segmentation"),
-    "registration": ("segmentation", "adaptation"),
-}
+__all__ = ["STAGES", "TRAINED_STAGES", "train"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +37,13 @@ class _Context:
     """What a stage works with."""
 
     study: Study
-    tensors: StudyTensors
     reporter: Reporter
+    digests: FileDigests
+
+    @cached_property
+    def tensors(self) -> StudyTensors:
+        """The images, read when a stage needs them."""
+        return StudyTensors.load(self.study.training_view(), reporter=self.reporter, digests=self.digests)
 
     @property
     def config(self) -> Config:
@@ -65,55 +64,50 @@ def train(study: Study, stages: Sequence[str] | None = None, reporter: Reporter 
         ValueError: where a stage cannot be trained; the message names the remedy.
     """
     reporter = reporter or Reporter()
-    wanted = _wanted(stages)
+    wanted = wanted_stages(stages)
     _check(study)
+    digests = FileDigests.of_study(study.folder)
     with working_on(study.folder, "train"):
-        _train(study, wanted, reporter)
+        _train(study, wanted, reporter, digests)
+        digests.save()
 
 
-def _train(study: Study, wanted: set[str], reporter: Reporter) -> None:
+def _train(study: Study, wanted: set[str], reporter: Reporter, digests: FileDigests) -> None:
     with memory_remedy("prealign", memory_remedies(study.config)["prealign"]):
-        prealign.run(study, study.config.prealign, reporter)
+        prealign.run(study, study.config.prealign, reporter, digests)
+    digests.save()
     if wanted == {"prealign"}:
         return
-    view = study.training_view()
-    tensors = StudyTensors.load(view, reporter=reporter)
-    context = _Context(study, tensors, reporter)
-    inputs = _inputs(view)
-    digests: dict[str, str] = {}
+    context, freshness = _Context(study, reporter, digests), Freshness(study, digests)
     for stage in TRAINED_STAGES:
-        made_from = {
-            "settings": provenance.digest_of(
-                getattr(study.config, stage).model_dump(mode="json"), study.config.training.seed
-            ),
-            **inputs,
-            **{f"stage {upstream}": digests[upstream] for upstream in _UPSTREAM[stage]},
-        }
-        digests[stage] = provenance.digest_of(made_from)
         if stage in wanted:
-            _run_if_needed(stage, made_from, context)
+            _run_if_needed(stage, context, freshness)
 
 
-def _run_if_needed(stage: str, made_from: dict[str, str], context: _Context) -> None:
+def _run_if_needed(stage: str, context: _Context, freshness: Freshness) -> None:
     folder = context.study.stage_folder(stage)
-    why = provenance.changed_since(folder, made_from)
+    made_from = freshness.made_from(stage)
+    why = provenance.changed_since(folder, made_from, freshness.digests)
     if why is None:
-        context.reporter.log(f"{stage}: up to date")
+        by_hand = provenance.replaced(folder, freshness.digests)
+        context.reporter.log(
+            f"{stage}: up to date" + (f" ({', '.join(by_hand)} replaced by hand)" if by_hand else "")
+        )
         return
     context.reporter.log(f"{stage}: runs ({why})")
+    context.tensors  # noqa: B018  what cannot be read is told before an earlier result is cleared away
     start = time.monotonic()
     provenance.begin(folder, made_from)
     save_config(context.config, folder / "config.yaml")
     with memory_remedy(stage, memory_remedies(context.config)[stage]):
         _RUN[stage](context)
+    made = {name: freshness.digests(folder / name) for name in MADE[stage]}
     provenance.complete(
         folder,
         made_from,
+        {name: digest for name, digest in made.items() if digest},
         seconds=round(time.monotonic() - start, 1),
-        version=__version__,
-        torch=torch.__version__,
-        seed=context.config.training.seed,
-        device=str(make_fabric(context.config.training).device),
+        **origin(context.config, str(make_fabric(context.config.training).device)),
     )
 
 
@@ -191,42 +185,7 @@ def _augmented(context: _Context) -> AugmentedSamples | None:
     return load_samples(context.study.stage_folder("augmentation"))
 
 
-# -- what they are made from ----------------------------------------------------------------------------
-
-
-def _inputs(view: TrainingView) -> dict[str, str]:
-    """Digests of what training reads: grid and structures, images with their place, labels."""
-    images, labels = [], []
-    for case in view.cases:
-        affine = view.study_to_case(case).round(9).tolist()
-        images.append((case.key, case.role.value, affine, _content(view, case.image)))
-        if case.label is not None:
-            labels.append((case.key, _content(view, case.label)))
-    structures = [(structure.value, structure.name) for structure in view.structures]
-    return {
-        "grid": provenance.digest_of(view.grid.size, view.grid.spacing),
-        "structures": provenance.digest_of(structures),
-        "images": provenance.digest_of(images),
-        "labels": provenance.digest_of(labels),
-    }
-
-
-def _content(view: TrainingView, path: str) -> str:
-    return provenance.digest_of(resolve_inside(view.folder, path))
-
-
-def _wanted(stages: Sequence[str] | None) -> set[str]:
-    if stages is None:
-        return set(STAGES)
-    unknown = [stage for stage in stages if stage not in STAGES]
-    if unknown:
-        raise StudyError(f"There is no stage {unknown[0]!r}; stages are {', '.join(STAGES)}.")
-    wanted: set[str] = set()
-    for stage in stages:
-        wanted |= {stage, *_UPSTREAM.get(stage, ())}
-    if wanted & {"adaptation", "registration"}:
-        wanted |= {"augmentation", "segmentation"}
-    return wanted
+# -- what must be there ----------------------------------------------------------------------------------
 
 
 def _check(study: Study) -> None:

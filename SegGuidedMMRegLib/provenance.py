@@ -1,55 +1,103 @@
-"""What a stage was made from, so that it runs again when, and only when, that has changed."""
+"""What a stage was made from, so that it runs again when, and only when, that has changed.
+
+`stage.json` in the folder of a stage holds digests of what it was made from and of what it made, and how,
+when and by what.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from SegGuidedMMRegLib.digests import FileDigests, digest_of
 from SegGuidedMMRegLib.files import write_text_atomically
 
+__all__ = [
+    "STAGE_FILE",
+    "StageRecord",
+    "begin",
+    "changed_since",
+    "complete",
+    "differences",
+    "digest_of",
+    "replaced",
+]
+
 STAGE_FILE = "stage.json"
+_LENGTH_BYTES = 8
 
 
-def digest_of(*parts: Any) -> str:
-    """SHA-256 of plain values and bytes; a `Path` counts by the content of its file."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, bytes):
-            digest.update(hashlib.sha256(part).digest())
-        elif isinstance(part, Path):
-            digest.update(hashlib.sha256(part.read_bytes()).digest())
-        else:
-            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class StageRecord:
+    """What `stage.json` holds.
+
+    Attributes:
+        made_from: digest of each thing that the stage depends on, by a name for people.
+        made: digest of each file that later stages read, by its name.
+        complete: whether it came to its end.
+        about: how, when and by what it was made.
+    """
+
+    made_from: Mapping[str, str]
+    made: Mapping[str, str]
+    complete: bool
+    about: Mapping[str, Any]
+
+    @staticmethod
+    def read(folder: Path) -> StageRecord | None:
+        """The record in `folder`; None if there is none, or a damaged one."""
+        try:
+            record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+            about = {k: v for k, v in record.items() if k not in ("made_from", "made", "complete")}
+            return StageRecord(
+                dict(record["made_from"]), dict(record.get("made", {})), record["complete"] is True, about
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
 
-def changed_since(folder: Path, made_from: Mapping[str, str]) -> str | None:
+def differences(now: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """Names of what is not what it was."""
+    return [name for name in {**now, **before} if now.get(name) != before.get(name)]
+
+
+def changed_since(folder: Path, made_from: Mapping[str, str], digests: FileDigests) -> str | None:
     """Why the stage in `folder` has to run: None if it is complete and was made from just this.
 
-    Args:
-        folder: of the stage.
-        made_from: digest of each thing that it depends on, by a name for people.
+    Weights that were replaced by other ones are left in peace: whoever did that wants them to be used.
     """
-    record = _read(folder)
-    if not record:
+    record = StageRecord.read(folder)
+    if record is None:
         return "missing"
-    old = record.get("made_from", {})
-    changed = [name for name in {**made_from, **old} if made_from.get(name) != old.get(name)]
-    if changed:
+    if changed := differences(made_from, record.made_from):
         return f"out of date: {', '.join(changed)} changed"
-    return None if record.get("complete") else "was cut off"
+    if not record.complete:
+        return "was cut off"
+    for name, digest in record.made.items():
+        if not (folder / name).is_file():
+            return f"missing: {name} is gone"
+        if digests(folder / name) != digest and not _is_whole(folder / name):
+            return f"damaged: {name} is not whole"
+    return None
+
+
+def replaced(folder: Path, digests: FileDigests) -> list[str]:
+    """Files of a complete stage that are not those which it made."""
+    record = StageRecord.read(folder)
+    made = record.made if record and record.complete else {}
+    return [name for name, digest in made.items() if digests(folder / name) != digest]
 
 
 def begin(folder: Path, made_from: Mapping[str, str]) -> None:
     """Note that the stage in `folder` runs; what an earlier run left of something else is cleared away."""
-    record = _read(folder)
-    if record and record.get("made_from") != dict(made_from):
-        for path in folder.iterdir():
+    record = StageRecord.read(folder)
+    if record is not None and (record.complete or record.made_from != dict(made_from)):
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == STAGE_FILE):  # the record last
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -57,21 +105,26 @@ def begin(folder: Path, made_from: Mapping[str, str]) -> None:
     _write(folder, {"made_from": dict(made_from), "complete": False})
 
 
-def complete(folder: Path, made_from: Mapping[str, str], **found: Any) -> None:
-    """Note that the stage in `folder` is done; `found` (seconds, version, …) is kept beside it."""
-    _write(folder, {"made_from": dict(made_from), "complete": True, **found})
+def complete(folder: Path, made_from: Mapping[str, str], made: Mapping[str, str], **about: Any) -> None:
+    """Note that the stage in `folder` is done and has made these files (by name, with their digests)."""
+    finished = datetime.now().astimezone().isoformat(timespec="seconds")
+    record = {"made_from": dict(made_from), "made": dict(made), "complete": True, "finished": finished}
+    _write(folder, {**record, **about})
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / STAGE_FILE
-    if not path.is_file():
-        return {}
+def _is_whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            if length > path.stat().st_size:
+                return False
+            header = json.loads(file.read(length))
+        ends = [e["data_offsets"][1] for name, e in header.items() if name != "__metadata__"]
+        return bool(path.stat().st_size == _LENGTH_BYTES + length + max(ends, default=0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_text_atomically(folder / STAGE_FILE, json.dumps(record, indent=1))
+    write_text_atomically(folder / STAGE_FILE, json.dumps(record, indent=1) + "\n")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -343,10 +344,15 @@ class TrainingView:
         return tuple(c for c in self.cases if c.role == role and c.modality == modality)
 
     def _allowed(self, case: Case) -> Case:
-        for known in self.cases:
-            if known.key == case.key:
-                return known
-        raise PermissionError(f"Training may not read {case.key}: it is a test case, or not of this study.")
+        try:
+            return self._by_key[case.key]
+        except KeyError:
+            words = f"Training may not read {case.key}: it is a test case, or not of this study."
+            raise PermissionError(words) from None
+
+    @cached_property
+    def _by_key(self) -> dict[str, Case]:
+        return {case.key: case for case in self.cases}
 
 
 def check_new_folder(folder: Path) -> None:
@@ -372,10 +378,11 @@ def _read_image(folder: Path, case: Case) -> Image:
 
 
 def _study_to_case(path: Path, case: Case) -> FloatArray:
-    if not path.is_file():
-        raise StudyError(f"{path} is missing: `segmmreg train` pre-aligns the images first.")
     try:
-        matrix = json.loads(path.read_text(encoding="utf-8"))["study_to_case_lps"].get(case.key)
+        state = path.stat()
+        matrix = _affines(path, state.st_mtime_ns, state.st_size, state.st_ino).get(case.key)
+    except FileNotFoundError:
+        raise StudyError(f"{path} is missing: `segmmreg train` pre-aligns the images first.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(
             f"{path} is damaged ({error}): delete it, `segmmreg train` makes it again."
@@ -383,6 +390,13 @@ def _study_to_case(path: Path, case: Case) -> FloatArray:
     if matrix is None:
         raise StudyError(f"{path}: {case.key} is not pre-aligned; `segmmreg train` does it.")
     return _check_affine(matrix, f"{path}: {case.key}")
+
+
+@lru_cache(maxsize=4)
+def _affines(path: Path, *_state: int) -> Mapping[str, ArrayLike]:
+    """What `affines.json` holds, read once while the file stays as it is: there may be thousands of cases."""
+    found: Mapping[str, ArrayLike] = json.loads(path.read_text(encoding="utf-8"))["study_to_case_lps"]
+    return found
 
 
 def _check_affine(matrix: ArrayLike, where: str) -> FloatArray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from SegGuidedMMRegLib.digests import FileDigests, digest_of
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import atomic_path
 from SegGuidedMMRegLib.images import Image, normalised_study_image, resample, smooth_for_grid
@@ -48,7 +48,10 @@ class StudyTensors:
 
     @staticmethod
     def load(
-        view: TrainingView, device: torch.device | str = "cpu", reporter: Reporter | None = None
+        view: TrainingView,
+        device: torch.device | str = "cpu",
+        reporter: Reporter | None = None,
+        digests: FileDigests | None = None,
     ) -> StudyTensors:
         """Read what training may see of a study and bring it to study space; kept in `models/cache`.
 
@@ -62,7 +65,8 @@ class StudyTensors:
                 f"{view.folder}: no training image of {view.source!r} has labels. Add label files for some "
                 "of its training cases."
             )
-        reader = _Reader(view, reporter or Reporter(), len(source) + len(target) + len(validation))
+        cases = len(source) + len(target) + len(validation)
+        reader = _Reader(view, reporter or Reporter(), digests or FileDigests.of_study(view.folder), cases)
         source_images = reader.images(source)
         source_labels = {row: reader.labels(case) for row, case in enumerate(source) if case.label}
         target_images, validation_images = reader.images(target), reader.images(validation)
@@ -153,9 +157,10 @@ def _names(cases: Sequence[Case]) -> tuple[str, ...]:
 class _Reader:
     """Reads cases into study space, or takes them from the cache if file, affine and grid are the same."""
 
-    def __init__(self, view: TrainingView, reporter: Reporter, cases: int) -> None:
+    def __init__(self, view: TrainingView, reporter: Reporter, digests: FileDigests, cases: int) -> None:
         self._view = view
         self._reporter = reporter
+        self._digests = digests
         self._cases = cases
         self._read = 0
         self._folder = view.folder / "models" / "cache"
@@ -197,11 +202,8 @@ class _Reader:
         )
 
     def _key(self, file: str, affine: FloatArray, kind: str) -> str:
-        digest = hashlib.sha256(repr((kind, self._view.grid, np.round(affine, 9).tolist())).encode())
-        with (self._view.folder / file).open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()[:32]
+        what = (kind, repr(self._view.grid), np.round(affine, 9).tolist())
+        return digest_of(what, self._digests(self._view.folder / file))[:32]
 
     def _cached(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         path = self._folder / f"{key}.npy"

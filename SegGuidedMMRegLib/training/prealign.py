@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from SegGuidedMMRegLib.config import PrealignConfig
+from SegGuidedMMRegLib.digests import FileDigests, digest_of
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.images import Image, read_image, write_image
 from SegGuidedMMRegLib.pace import Pace
-from SegGuidedMMRegLib.provenance import digest_of
 from SegGuidedMMRegLib.space import FloatArray
 from SegGuidedMMRegLib.study import Case, Role, Study
 from SegGuidedMMRegLib.study_file import resolve_inside
@@ -42,7 +42,15 @@ _SAVE_SECONDS, _SAVE_SHARE = 5.0, 0.02
 _OUTSIDE = -1.0
 
 
-def run(study: Study, config: PrealignConfig, reporter: Reporter) -> None:
+def pending(study: Study, digests: FileDigests) -> list[Case]:
+    """The cases whose map has to be found, or found anew."""
+    kept = _kept(study.stage_folder(_STAGE), _settings(study, study.config.prealign))
+    if not study.affines_path.is_file():
+        return list(study.cases)
+    return [c for c in study.cases if kept.get(c.key, {}).get("digest") != _digest(study, c, digests)]
+
+
+def run(study: Study, config: PrealignConfig, reporter: Reporter, digests: FileDigests | None = None) -> None:
     """Align what is not aligned yet, and keep the maps in the study.
 
     References are made once, from images of role train, and stay while the grid and the settings do: an image
@@ -52,12 +60,14 @@ def run(study: Study, config: PrealignConfig, reporter: Reporter) -> None:
         study: its images, flags and grid.
         config: what is searched.
         reporter: told of progress and of every image that only its header could place.
+        digests: of the study's files.
     """
+    known = digests or FileDigests.of_study(study.folder)
     folder = study.stage_folder(_STAGE)
     settings = _settings(study, config)
     kept = _kept(folder, settings)
-    digests = {case.key: _digest(study, case) for case in study.cases}
-    current = {k: r for k, r in kept.items() if digests.get(k) == r["digest"]}
+    made_from = {case.key: _digest(study, case, known) for case in study.cases}
+    current = {k: r for k, r in kept.items() if made_from.get(k) == r["digest"]}
     missing = [case for case in study.cases if case.key not in current]
     if not missing and study.affines_path.is_file():
         return
@@ -73,7 +83,7 @@ def run(study: Study, config: PrealignConfig, reporter: Reporter) -> None:
             )
 
         for done, (case, found) in enumerate(zip(missing, pool.map(align, missing), strict=True), start=1):
-            current[case.key] = _record(found, digests[case.key])
+            current[case.key] = _record(found, made_from[case.key])
             if pace.is_due():
                 with pace.saving():
                     _keep(study, folder, settings, current)
@@ -178,9 +188,9 @@ def _settings(study: Study, config: PrealignConfig) -> str:
     )
 
 
-def _digest(study: Study, case: Case) -> str:
+def _digest(study: Study, case: Case, digests: FileDigests) -> str:
     """Digest of all that the map of one image depends on."""
-    return digest_of(resolve_inside(study.folder, case.image), case.mirrored, case.modality)
+    return digest_of(digests(resolve_inside(study.folder, case.image)), case.mirrored, case.modality)
 
 
 def _stored(folder: Path) -> dict[str, Any]:

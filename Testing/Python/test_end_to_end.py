@@ -44,11 +44,11 @@ def pair_folders(finished: Finished) -> dict[Path, tuple[str, str]]:
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, str]]:
-    """Time and content of each file."""
+    """Time and content of each file, but for the digests of files, which may have become surer."""
     return {
         str(p.relative_to(folder)): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest())
         for p in sorted(folder.rglob("*"))
-        if p.is_file()
+        if p.is_file() and p.name != "digests.json"
     }
 
 
