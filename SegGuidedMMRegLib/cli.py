@@ -21,8 +21,9 @@ from SegGuidedMMRegLib import __version__
 from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, New
 from SegGuidedMMRegLib.commands.info import Info
+from SegGuidedMMRegLib.commands.register import Register
 from SegGuidedMMRegLib.commands.transforms import Apply, Export
-from SegGuidedMMRegLib.commands.work import Demo, Evaluate, Register, ReportPage, Segment, Train
+from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment, Train
 from SegGuidedMMRegLib.console import reporting
 from SegGuidedMMRegLib.events import ErrorCode
 from SegGuidedMMRegLib.failures import EXIT_CODES, Failure, failure_of

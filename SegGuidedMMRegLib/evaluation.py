@@ -8,27 +8,28 @@ adaptation`) and by the adapted one (`with adaptation`), so that the gain is kno
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from SegGuidedMMRegLib import metrics
-from SegGuidedMMRegLib.files import write_text_atomically
+from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
 from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.pair_report import (
     MEASURES,
     STATES,
     PairSide,
     Report,
+    against_of,
     failed_report,
     mean_or_none,
     on_grid,
     pair_report,
-    read_pair_reports,
+    pair_reports,
     write_pair_report,
 )
 from SegGuidedMMRegLib.study import Role
@@ -56,6 +57,8 @@ WITH = "with adaptation"
 PLAIN = "prediction"
 SEEN = "seen in training"
 """Group of the cases whose labels trained the network; every other group is the role of its cases."""
+
+_SHOWN_PROBLEMS = 20
 
 _UNITS = {"dice": "", "hd95_mm": "mm", "assd_mm": "mm", "landmark_error_mm": "mm", "seconds": "s"}
 
@@ -93,10 +96,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All rows, their summary, and what is missing and why."""
+    """What an evaluation found.
+
+    Attributes:
+        rows: of the segmentations. Those of the registrations are in the file alone: there may be millions.
+        summary: of all rows, and what is missing and why.
+        pairs: the registered pairs, as `outline` gives them.
+    """
 
     rows: tuple[Row, ...]
     summary: dict[str, Any]
+    pairs: tuple[Report, ...]
 
 
 def evaluate(study: Study, reporter: Reporter) -> Evaluation:
@@ -105,6 +115,33 @@ def evaluate(study: Study, reporter: Reporter) -> Evaluation:
     Raises:
         StudyError: if a label map holds values that are no structure of the study.
     """
+    rows, missing = _all_segmentation_rows(study, reporter)
+    pairs: list[Report] = []
+    unreadable: list[str] = []
+    with _table(study.folder / CSV_NAME) as write:
+        write(rows)
+        for report in pair_reports(study.folder / "registrations", unreadable):
+            write(_registration_rows(report))
+            pairs.append(outline(report))
+    summary: dict[str, Any] = {
+        "format": 1,
+        "study": study.name,
+        "segmentation": _segmentation_summary(study, rows),
+        "registration": _registration_summary(pairs),
+        "problems": [*missing, *unreadable],
+    }
+    summary["headline"] = _headline(study, summary)
+    write_text_atomically(study.folder / JSON_NAME, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    for problem in summary["problems"][:_SHOWN_PROBLEMS]:
+        reporter.log(problem)
+    if len(summary["problems"]) > _SHOWN_PROBLEMS:
+        reporter.log(f"{len(summary['problems']) - _SHOWN_PROBLEMS} more problems are listed in {JSON_NAME}")
+    reporter.result("evaluate", **summary["headline"], csv=CSV_NAME, json=JSON_NAME)
+    return Evaluation(tuple(rows), summary, tuple(pairs))
+
+
+def _all_segmentation_rows(study: Study, reporter: Reporter) -> tuple[list[Row], list[str]]:
+    """Rows of all labelled cases, and a sentence for each that has no prediction."""
     labelled = [case for case in study.cases if case.label is not None]
     reporter.started("evaluate", len(labelled))
     rows: list[Row] = []
@@ -115,23 +152,16 @@ def evaluate(study: Study, reporter: Reporter) -> Evaluation:
         if not found:
             missing.append(f"{case.key} has labels but no prediction yet; `segmmreg segment` makes one")
         reporter.progress("evaluate", n, len(labelled))
-    reports, unreadable = read_pair_reports(study.folder / "registrations")
-    for report in reports:
-        rows += _registration_rows(report)
-    summary: dict[str, Any] = {
-        "format": 1,
-        "study": study.name,
-        "segmentation": _segmentation_summary(study, rows),
-        "registration": _registration_summary(reports),
-        "problems": [*missing, *unreadable],
+    return rows, missing
+
+
+def outline(report: Report) -> Report:
+    """A report without what it says of each structure and landmark: what the summaries of all pairs need."""
+    landmarks = report["landmarks"] and {
+        key: report["landmarks"][key] for key in ("mean_before_mm", "mean_after_mm")
     }
-    summary["headline"] = _headline(study, summary)
-    write_text_atomically(study.folder / CSV_NAME, _csv_text(rows))
-    write_text_atomically(study.folder / JSON_NAME, json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    for problem in summary["problems"]:
-        reporter.log(problem)
-    reporter.result("evaluate", **summary["headline"], csv=CSV_NAME, json=JSON_NAME)
-    return Evaluation(tuple(rows), summary)
+    folds = report["folds"] and {key: report["folds"][key] for key in ("total", "smallest_jacobian")}
+    return {**report, "structures": bool(report["structures"]), "landmarks": landmarks, "folds": folds}
 
 
 def predictions_of(study: Study, case: Case) -> dict[str, Path]:
@@ -220,15 +250,6 @@ def _spread(values: Iterable[float | None], measure: str) -> dict[str, Any]:
 
 
 # -- registration -------------------------------------------------------------------------------------------
-def against_of(report: Report) -> str:
-    """What a pair was measured against: "truth", "prediction", both as "moving/fixed", or "" for nothing."""
-    labels = report["labels"]
-    if not labels:
-        return ""
-    moving, fixed = labels["moving"], labels["fixed"]
-    return moving if moving == fixed else f"{moving}/{fixed}"
-
-
 def _registration_rows(report: Report) -> list[Row]:
     pair = f"{report['moving']}--{report['fixed']}"
     modality = f"{report['moving_modality']}--{report['fixed_modality']}"
@@ -332,12 +353,17 @@ def _headline(study: Study, summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _csv_text(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Row)])
-    writer.writerows([["" if entry is None else entry for entry in astuple(row)] for row in rows])
-    return text.getvalue()
+@contextmanager
+def _table(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
+    """A CSV that takes rows as they come, and is there, whole, when the block ends."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Row)])
+
+        def write(rows: Iterable[Row]) -> None:
+            writer.writerows(["" if entry is None else entry for entry in astuple(row)] for row in rows)
+
+        yield write
 
 
 def read_evaluation(study: Study) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ read of a case comes as a `Sample`, so that an image of the study and one from o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
 from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.pair_points import MatchedPoints
 from SegGuidedMMRegLib.points import MatchedLandmarks
-from SegGuidedMMRegLib.refinement import register_maps
+from SegGuidedMMRegLib.refinement import PairResult, register_batch
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.training.loop import make_fabric
@@ -45,6 +45,11 @@ class NotTrainedError(StudyError):
     """A stage is asked for that has not been trained yet."""
 
     error_code = ErrorCode.NOT_TRAINED
+
+
+_PAIRS_AT_ONCE = {True: {2: 8, 3: 1}, False: {2: 16, 3: 4}}
+"""By device (CPU or not) and dimension. On a CPU, eight pictures take half the time of one after the other,
+small ones a fifth; volumes gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Sample:
         *,
         mirrored: bool = False,
         spacing_mm: Sequence[float] = (),
+        study_to_case: FloatArray | None = None,
     ) -> Sample:
         """An image from outside the study, pre-aligned now.
 
@@ -91,6 +97,7 @@ class Sample:
             modality: name of the image's modality.
             mirrored: whether it shows the other side of the body.
             spacing_mm: for a file that does not know its own: one number, or one an axis; empty: 1 mm.
+            study_to_case: what pre-aligning it gave before, if it has been.
 
         Raises:
             ValueError: naming the file or the modality, if it cannot be used.
@@ -105,9 +112,9 @@ class Sample:
             raise StudyError(
                 f"{path}: has {image.grid.dimension} dimensions, the study {study.name!r} {study.dimension}."
             )
-        return Sample(
-            file_stem(path), modality, image, prealign_file(study, image, modality, mirrored=mirrored)
-        )
+        if study_to_case is None:
+            study_to_case = prealign_file(study, image, modality, mirrored=mirrored)
+        return Sample(file_stem(path), modality, image, study_to_case)
 
 
 def check_modality(study: Study, modality: str) -> None:
@@ -133,10 +140,10 @@ class Segmenter:
     def __init__(self, study: Study, *, adapted: bool = True) -> None:
         self._study = study
         self._device = make_fabric(study.config.training).device
-        source = load_segmentation_network(_trained(study, WITHOUT_ADAPTATION)).to(self._device)
+        source = load_segmentation_network(trained_folder(study, WITHOUT_ADAPTATION)).to(self._device)
         target = source
         if adapted:
-            target = load_segmentation_network(_trained(study, "adaptation")).to(self._device)
+            target = load_segmentation_network(trained_folder(study, "adaptation")).to(self._device)
         self._networks: dict[str, nn.Module] = {study.source: source, study.target: target}
 
     @torch.inference_mode()
@@ -250,6 +257,23 @@ class Registration:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class PairTask:
+    """A pair to register.
+
+    Attributes:
+        moving, fixed: the images.
+        moving_map, fixed_map: as `Segmenter.probabilities` gives them, or [1 + structures, *study shape].
+        landmarks: that shall come to lie on each other, if any.
+    """
+
+    moving: Sample
+    fixed: Sample
+    moving_map: Tensor
+    fixed_map: Tensor
+    landmarks: MatchedLandmarks | None = None
+
+
 class Registrar:
     """The registration network of a study, and the refinement of a pair.
 
@@ -263,7 +287,7 @@ class Registrar:
         self._device = make_fabric(study.config.training).device
         self._network: RegistrationNetwork | None = None
         if self._config.steps > 0:
-            network = load_registration_network(_trained(study, "registration"))
+            network = load_registration_network(trained_folder(study, "registration"))
             self._network = network.to(self._device)
 
     def register(
@@ -289,20 +313,41 @@ class Registrar:
             spacing_mm: of the delivered fields; None for that of the images.
             reporter: hears about the steps of the refinement.
         """
+        task = PairTask(moving, fixed, moving_map, fixed_map, landmarks)
+        return self.delivered(task, self.solve([task], reporter)[0], spacing_mm=spacing_mm)
+
+    def solve(self, tasks: Sequence[PairTask], reporter: Reporter | None = None) -> list[PairResult]:
+        """Register pairs together, on the study grid.
+
+        What becomes of a pair does not depend on those beside it; only being alone does, by rounding: maps of
+        one pair and of several are computed in another order.
+
+        Args:
+            tasks: the pairs; one with landmarks is a batch of its own.
+            reporter: hears about the steps of the refinement.
+        """
         grid = self._study.require_grid()
-        points = None if landmarks is None else _points(landmarks, moving, fixed, grid)
-        with memory_remedy(f"registering {moving.name} to {fixed.name}", _MEMORY_REMEDY):
-            pair = register_maps(
-                on_study_grid(moving_map, grid).to(self._device),
-                on_study_grid(fixed_map, grid).to(self._device),
+
+        def stacked(tensors: Iterable[Tensor]) -> Tensor:
+            return torch.stack(list(tensors)).to(self._device)
+
+        with memory_remedy(f"registering {_spoken(tasks)}", _MEMORY_REMEDY):
+            return register_batch(
+                stacked(on_study_grid(t.moving_map, grid) for t in tasks),
+                stacked(on_study_grid(t.fixed_map, grid) for t in tasks),
                 self._network,
                 self._config,
                 spacing_mm=grid.axis_spacing,
-                moving_inside=_inside(moving, grid).to(self._device),
-                fixed_inside=_inside(fixed, grid).to(self._device),
-                points=points,
+                moving_inside=stacked(_inside(t.moving, grid) for t in tasks),
+                fixed_inside=stacked(_inside(t.fixed, grid) for t in tasks),
+                points=_points(tasks[0], grid) if len(tasks) == 1 else None,
                 reporter=reporter,
             )
+
+    def delivered(self, task: PairTask, pair: PairResult, *, spacing_mm: float | None = None) -> Registration:
+        """A pair as `solve` gives it, in physical space; `spacing_mm` as in `register`."""
+        grid, moving, fixed = self._study.require_grid(), task.moving, task.fixed
+        with memory_remedy(f"registering {_spoken([task])}", _MEMORY_REMEDY):
             forward, inverse = pair_transforms(
                 _field(pair.displacement, grid),
                 _field(pair.inverse_displacement, grid),
@@ -315,8 +360,9 @@ class Registrar:
         names = [s.name for s in self._study.structures]
         absent = [names[channel - 1] for channel in pair.diagnostics.absent]
         warnings = [f"took no part, one image lacks it: {', '.join(absent)}"] if absent else []
-        if landmarks is not None and points is not None:
-            warnings += self._landmark_warnings(landmarks, len(points))
+        points = _points(task, grid)
+        if task.landmarks is not None and points is not None:
+            warnings += self._landmark_warnings(task.landmarks, len(points))
         problems = (pair.diagnostics.failure,) if pair.diagnostics.failure else ()
         prealignment = moving.study_to_case @ np.linalg.inv(fixed.study_to_case)
         return Registration(forward, inverse, prealignment, tuple(warnings), problems)
@@ -334,8 +380,22 @@ class Registrar:
         return found
 
 
-def _trained(study: Study, stage: str) -> Path:
-    """Folder of a trained stage."""
+def on_cpu(study: Study) -> bool:
+    """Whether the networks of a study run on the CPU."""
+    return make_fabric(study.config.training).device.type == "cpu"
+
+
+def pairs_at_once(study: Study) -> int:
+    """How many pairs `Registrar.solve` is best given at a time."""
+    return _PAIRS_AT_ONCE[on_cpu(study)][study.dimension]
+
+
+def trained_folder(study: Study, stage: str) -> Path:
+    """Folder of a trained stage.
+
+    Raises:
+        NotTrainedError: if it is not trained yet.
+    """
     folder = study.stage_folder(stage)
     if not (folder / "weights.safetensors").is_file():
         raise NotTrainedError(
@@ -344,11 +404,18 @@ def _trained(study: Study, stage: str) -> Path:
     return folder
 
 
-def _points(landmarks: MatchedLandmarks, moving: Sample, fixed: Sample, grid: Grid) -> MatchedPoints:
-    """The landmarks in study space."""
+def _spoken(tasks: Sequence[PairTask]) -> str:
+    first = f"{tasks[0].moving.name} to {tasks[0].fixed.name}"
+    return first if len(tasks) == 1 else f"{len(tasks)} pairs at once ({first}, ...)"
+
+
+def _points(task: PairTask, grid: Grid) -> MatchedPoints | None:
+    """The landmarks of a pair in study space."""
+    if task.landmarks is None:
+        return None
     return MatchedPoints.of_pair(
-        apply_affine(np.linalg.inv(moving.study_to_case), landmarks.moving_lps_mm),
-        apply_affine(np.linalg.inv(fixed.study_to_case), landmarks.fixed_lps_mm),
+        apply_affine(np.linalg.inv(task.moving.study_to_case), task.landmarks.moving_lps_mm),
+        apply_affine(np.linalg.inv(task.fixed.study_to_case), task.landmarks.fixed_lps_mm),
         grid,
     )
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -166,6 +166,15 @@ def failed_report(moving: str, fixed: str, reason: str, *, seconds: float = 0.0)
     }
 
 
+def against_of(report: Report) -> str:
+    """What a pair was measured against: "truth", "prediction", both as "moving/fixed", or "" for nothing."""
+    labels = report["labels"]
+    if not labels:
+        return ""
+    moving, fixed = labels["moving"], labels["fixed"]
+    return moving if moving == fixed else f"{moving}/{fixed}"
+
+
 def write_pair_report(report: Report, folder: Path) -> Path:
     """Write `report.json` into the folder of a registration, whole or not at all."""
     path = folder / REPORT_NAME
@@ -173,21 +182,46 @@ def write_pair_report(report: Report, folder: Path) -> Path:
     return path
 
 
-def read_pair_reports(folder: Path) -> tuple[list[Report], list[str]]:
-    """All reports under `registrations/` in order of their folders, and what could not be read."""
-    reports, unreadable = [], []
-    for path in sorted(folder.glob(f"*/{REPORT_NAME}")):
+def pair_reports(folder: Path, unreadable: list[str] | None = None) -> Iterator[Report]:
+    """The reports under `registrations/`, one at a time, in order of their folders.
+
+    Args:
+        folder: that of all pairs.
+        unreadable: takes a sentence for each report that cannot be read.
+
+    Yields:
+        Reports as `read_pair_report` gives them.
+    """
+    for path in report_paths(folder):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(record, dict) or not {"moving", "fixed", "status"} <= set(record):
-                raise ValueError("moving, fixed or status is missing")
-        except (ValueError, OSError) as error:
-            unreadable.append(
-                f"{path.parent.name}/{REPORT_NAME} is damaged ({error}): register the pair again."
-            )
-            continue
-        reports.append({**failed_report("", "", ""), "reasons": [], **record})
-    return reports, unreadable
+            yield read_pair_report(path.parent)
+        except ValueError as error:
+            if unreadable is not None:
+                unreadable.append(str(error))
+
+
+def read_pair_report(folder: Path) -> Report:
+    """The report in the folder of a pair, with the folder's name as `pair`.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        record = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not {"moving", "fixed", "status"} <= set(record):
+            raise ValueError("moving, fixed or status is missing")
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{folder.name}/{REPORT_NAME} is damaged ({error}): register the pair again."
+        ) from None
+    return {**failed_report("", "", ""), "reasons": [], **record, "pair": folder.name}
+
+
+def report_paths(folder: Path) -> list[Path]:
+    """The `report.json` of each registered pair under `folder`; those that are being written do not count."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    paths = (folder / name / REPORT_NAME for name in found if not name.startswith("."))
+    return [path for path in paths if path.is_file()]
 
 
 # -- labels -------------------------------------------------------------------------------------------------

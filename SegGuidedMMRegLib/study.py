@@ -14,6 +14,7 @@ files::
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -228,14 +229,19 @@ class Study:
 
     def registration_folder(self, moving: Case | str, fixed: Case | str) -> Path:
         """Where the registration of `moving` to `fixed` lies; a name is an image outside the study."""
-        return self.folder / "registrations" / f"{self._file_name(moving)}--{self._file_name(fixed)}"
+        return self.folder / "registrations" / f"{self.file_name(moving)}--{self.file_name(fixed)}"
 
-    def _file_name(self, case: Case | str) -> str:
+    def file_name(self, case: Case | str) -> str:
         """The name of the case; with its modality, where both modalities have a case of this name."""
         if isinstance(case, str):
             return check_name(case, "case")
-        shared = sum(c.name.casefold() == case.name.casefold() for c in self.cases) > 1
+        shared = case.name.casefold() in self._shared_names
         return f"{case.modality}_{case.name}" if shared else case.name
+
+    @cached_property
+    def _shared_names(self) -> frozenset[str]:
+        counts = Counter(c.name.casefold() for c in self.cases)
+        return frozenset(name for name, count in counts.items() if count > 1)
 
     # -- pre-alignment ----------------------------------------------------------------------------------
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from SegGuidedMMRegLib.commands.base import Command, Done
-from SegGuidedMMRegLib.commands.work import _suffix
+from SegGuidedMMRegLib.commands.register import _suffix
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.displacement import SpatialTransform
@@ -147,7 +147,7 @@ class Export(Command):
         return Done({"folders": written, "left_out": left_out})
 
     def _folders(self, root: Path) -> list[Path]:
-        known = sorted(p for p in root.glob("*--*") if p.is_dir()) if root.is_dir() else []
+        known = sorted(p for p in root.glob("[!.]*") if p.is_dir()) if root.is_dir() else []
         if not self.pairs:
             if not known:
                 raise ValueError(f"{root}: there are no registered pairs; `segmmreg register` makes them.")

@@ -326,21 +326,25 @@ def _file(row: Mapping[str, Any], key: str, folder: Path, where: str) -> Path | 
 
 
 def _said(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    role, use, mirrored = _text(row, "role"), _text(row, "label_use"), row.get("mirrored")
+    role, use = _text(row, "role"), _text(row, "label_use")
     if role is not None and role not in [r.value for r in Role]:
         raise StudyError(f"{where}: role must be train, validation or test, got {role!r}.")
     if use not in (None, "training", "evaluation"):
         raise StudyError(f"{where}: label_use must be training or evaluation, got {use!r}.")
-    word = None if mirrored is None else str(mirrored).strip().lower()
-    if word is not None and word not in _YES | _NO:
-        raise StudyError(f"{where}: mirrored must be yes or no, got {mirrored!r}.")
     return {
         "subject": _text(row, "subject"),
         "role": None if role is None else Role(role),
-        "mirrored": None if word is None else word in _YES,
+        "mirrored": _truth(row.get("mirrored"), "mirrored", where),
         "label_use": use,
         "spacing_mm": _spacing(row.get("spacing"), where),
     }
+
+
+def _truth(value: object, column: str, where: str) -> bool | None:
+    word = None if value is None else str(value).strip().lower()
+    if word is not None and word not in _YES | _NO:
+        raise StudyError(f"{where}: {column} must be yes or no, got {value!r}.")
+    return None if word is None else word in _YES
 
 
 def _spacing(value: object, where: str) -> tuple[float, ...] | None:

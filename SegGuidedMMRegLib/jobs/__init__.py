@@ -3,16 +3,22 @@
 What is written where: `Study.prediction_path`, `Study.registration_folder`.
 """
 
+from SegGuidedMMRegLib.jobs.cohort import Run, Tally, register_study
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
-from SegGuidedMMRegLib.jobs.registering import (
-    Given,
-    Output,
+from SegGuidedMMRegLib.jobs.pair_list import pairs_from_csv, read_side
+from SegGuidedMMRegLib.jobs.pairs import (
+    Choice,
     Pair,
-    register_files,
-    register_images,
-    register_study,
+    Pairs,
+    Side,
+    all_pairs,
+    listed,
+    pairs_of_cases,
+    pairs_to,
     test_pairs,
 )
+from SegGuidedMMRegLib.jobs.registering import register_files, register_images
+from SegGuidedMMRegLib.jobs.results import Given, Output
 from SegGuidedMMRegLib.jobs.segmenting import (
     SOURCE_ONLY_FOLDER,
     segment_files,
@@ -23,10 +29,21 @@ from SegGuidedMMRegLib.jobs.segmenting import (
 
 __all__ = [
     "SOURCE_ONLY_FOLDER",
+    "Choice",
     "Given",
     "Output",
     "Pair",
+    "Pairs",
+    "Run",
     "SegmentedStudy",
+    "Side",
+    "Tally",
+    "all_pairs",
+    "listed",
+    "pairs_from_csv",
+    "pairs_of_cases",
+    "pairs_to",
+    "read_side",
     "register_files",
     "register_images",
     "register_study",

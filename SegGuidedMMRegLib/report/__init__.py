@@ -31,7 +31,7 @@ from SegGuidedMMRegLib.pair_report import (
     MEAN_LIMIT_VOXELS,
     Report,
     mean_or_none,
-    read_pair_reports,
+    read_pair_report,
 )
 from SegGuidedMMRegLib.report import charts, pictures
 from SegGuidedMMRegLib.report.figures import (
@@ -52,6 +52,8 @@ PAGE_NAME = "report.html"
 _SHOWN_CASES_EACH = 2
 _SHOWN_PAIRS_EACH = 3
 _CURVES_A_RUN = 4
+_MOST_ROWS, _MOST_LINES = 200, 50
+"""Of tables and lists on the page, so that a browser opens it however many cases and pairs there are."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def write_report(study: Study, reporter: Reporter, evaluation: Evaluation | None
         The path of the page.
     """
     evaluation = evaluation or evaluate(study, reporter)
-    reports, _ = read_pair_reports(study.folder / "registrations")
+    reports = sorted(evaluation.pairs, key=_badness)
     chosen = worst_median_best(reports, _pair_score, _SHOWN_PAIRS_EACH)
     predicted = [case for case in study.cases if predictions_of(study, case)]
     shown = {m: _chosen_cases(evaluation, m, predicted) for m in (study.target, study.source)}
@@ -92,7 +94,7 @@ def write_report(study: Study, reporter: Reporter, evaluation: Evaluation | None
             reporter.progress("report", done, total)
     pairs = []
     for report in chosen:
-        pairs.append(_pair_entry(study, report))
+        pairs.append(_pair_entry(study, read_pair_report(study.folder / "registrations" / report["pair"])))
         done += 1
         reporter.progress("report", done, total)
     page = _render(study, evaluation, reports, pairs, galleries)
@@ -107,6 +109,12 @@ def _pair_score(report: Report) -> float | None:
     if report["status"] != "ok" or not report["mean"]["after"]:
         return None
     return report["mean"]["after"]["dice"]
+
+
+def _badness(report: Report) -> float:
+    """Failed pairs first, then by Dice."""
+    score = _pair_score(report)
+    return -1.0 if score is None else score
 
 
 def _pair_entry(study: Study, report: Report) -> PairEntry:
@@ -170,6 +178,8 @@ def _render(
         reports=reports,
         pairs=pairs,
         failures=[r for r in reports if r["status"] != "ok"],
+        most_rows=_MOST_ROWS,
+        most_lines=_MOST_LINES,
         adaptation=adaptation,
         curves=_curves(study),
         samples=_samples(study),

@@ -133,7 +133,7 @@ def pair_strips(study: Study, report: Report) -> list[Strip]:
     labels = report["labels"] or {"moving": "", "fixed": ""}
     moving = _side(study, report["moving"], report["moving_modality"], labels["moving"])
     fixed = _side(study, report["fixed"], report["fixed_modality"], labels["fixed"])
-    folder = study.registration_folder(report["moving"], report["fixed"])
+    folder = study.folder / "registrations" / report["pair"]
     forward = read_transform(folder / "forward.h5")
     warped = forward.warp_image(moving.image, fixed.image.grid)
     views = pictures.views(fixed.image.grid, _mask(fixed.labels))

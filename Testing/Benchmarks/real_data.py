@@ -85,11 +85,15 @@ def _run(options: argparse.Namespace, folder: Path, title: str) -> None:
         seconds.measure("prealign", lambda: train(study, ["prealign"], reporter), _affines(study))
         train(study, reporter=reporter)
         seconds.measure("segment", lambda: jobs.segment_study(study, reporter))
-        pairs = spread(jobs.test_pairs(study), options.pairs, options.seed)
+        tests = [(study.cases_of(study.source, "test")), (study.cases_of(study.target, "test"))]
+        pairs = [(moving, fixed) for moving in tests[0] for fixed in tests[1]]
         if DATA_SETS[options.name].paired:
-            pairs = [(m, f) for m, f in jobs.test_pairs(study) if m.subject == f.subject][: options.pairs]
+            pairs = [(m, f) for m, f in pairs if m.subject == f.subject][: options.pairs]
+        else:
+            pairs = spread(pairs, options.pairs, options.seed)
+        chosen = jobs.pairs_of_cases(study, pairs)
         shutil.rmtree(study.folder / "registrations", ignore_errors=True)  # those of an earlier choice
-        seconds.measure("register", lambda: jobs.register_study(study, pairs, reporter=reporter))
+        seconds.measure("register", lambda: jobs.register_study(study, chosen, reporter=reporter))
         found = seconds.measure("evaluate", lambda: evaluate(study, reporter))
         seconds.measure("report", lambda: write_report(study, reporter, found))
     table = figures(study, title, seconds.known)

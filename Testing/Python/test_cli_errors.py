@@ -232,16 +232,16 @@ def test_a_failed_pair_is_reported_and_the_others_go_on(finished, tmp_path, monk
     from SegGuidedMMRegLib.inference import Registrar
 
     study = copy_of(finished.study, tmp_path / "study")
-    wanted, register = study.cases_of(SOURCE, "test")[0].name, Registrar.register
+    wanted, delivered = study.cases_of(SOURCE, "test")[0].name, Registrar.delivered
 
-    def unlucky(self, moving, fixed, *maps, **more):
-        if moving.name == wanted:
+    def unlucky(self, task, pair, **more):
+        if task.moving.name == wanted:
             raise ValueError("no such luck")
-        return register(self, moving, fixed, *maps, **more)
+        return delivered(self, task, pair, **more)
 
-    monkeypatch.setattr(Registrar, "register", unlucky)
-    code, _ = says("register", study.folder)
-    assert code == 0
+    monkeypatch.setattr(Registrar, "delivered", unlucky)
+    code, _ = says("register", study.folder, "--again")
+    assert code == 1
     reports = sorted((study.folder / "registrations").glob("*/report.json"))
     states = {p.parent.name: '"failed"' in p.read_text() and "no such luck" in p.read_text() for p in reports}
     assert states == {name: name.startswith(wanted) for name in states}

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.xdist_group("trained")
 
 def pair_folders(finished: Finished) -> dict[Path, tuple[str, str]]:
     """Folder of each registered pair, and the names of moving and fixed."""
-    found = sorted((finished.study.folder / "registrations").iterdir())
+    found = sorted((finished.study.folder / "registrations").glob("*--*"))
     assert len(found) == 4
     return {folder: tuple(folder.name.split("--")) for folder in found}  # type: ignore[misc]
 

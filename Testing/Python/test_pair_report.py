@@ -17,7 +17,7 @@ from SegGuidedMMRegLib.pair_report import (
     PairSide,
     failed_report,
     pair_report,
-    read_pair_reports,
+    pair_reports,
     share_frame,
     write_pair_report,
 )
@@ -179,8 +179,9 @@ def test_the_file_is_plain_json_and_reads_back(pair, tmp_path):
     (tmp_path / "registrations" / "d3--r1").mkdir()
     (tmp_path / "registrations" / "d3--r1" / "report.json").write_text('{"moving": "d3"')
     json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-    found, unreadable = read_pair_reports(tmp_path / "registrations")
-    assert found[0] == report
+    unreadable: list[str] = []
+    found = list(pair_reports(tmp_path / "registrations", unreadable))
+    assert found[0] == {**report, "pair": "d1--r1"}
     assert (found[1]["status"], found[1]["reasons"]) == ("failed", ["no overlap"])
     assert len(unreadable) == 1
     assert "d3--r1" in unreadable[0]

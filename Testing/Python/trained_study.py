@@ -21,7 +21,7 @@ from SegGuidedMMRegLib.events import Event, Reporter
 from SegGuidedMMRegLib.importing import new_study
 from SegGuidedMMRegLib.importing.sources import Candidate
 from SegGuidedMMRegLib.jobs import register_study, segment_study
-from SegGuidedMMRegLib.pair_report import Report
+from SegGuidedMMRegLib.pair_report import Report, pair_reports
 from SegGuidedMMRegLib.phantom import MODALITIES, PhantomCase, phantom_structures, write_phantom_files
 from SegGuidedMMRegLib.pipeline import train
 from SegGuidedMMRegLib.report import write_report
@@ -152,7 +152,8 @@ def finish(folder: Path, dimension: int) -> Finished:
     study, heard = make_study(folder, dimension), Listener()
     train(study, reporter=heard)
     segment_study(study, heard)
-    reports = register_study(study, reporter=heard)
+    register_study(study, reporter=heard)
+    reports = list(pair_reports(study.folder / "registrations"))
     evaluation = evaluate(study, heard)
     return Finished(
         study, folder / "input", heard, reports, evaluation, write_report(study, heard, evaluation)

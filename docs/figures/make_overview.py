@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from SegGuidedMMRegLib.pair_report import read_pair_reports
+from SegGuidedMMRegLib.pair_report import pair_reports
 from SegGuidedMMRegLib.report.figures import pair_strips
 from SegGuidedMMRegLib.study import Study
 
@@ -23,7 +23,7 @@ from SegGuidedMMRegLib.study import Study
 def main(demo: Path, out: Path) -> None:
     """Lay the pictures of the pair with the median Dice side by side, each under its caption."""
     study = Study.open(demo / "study")
-    reports, _ = read_pair_reports(study.folder / "registrations")
+    reports = list(pair_reports(study.folder / "registrations"))
     ranked = sorted(reports, key=lambda report: report["mean"]["after"]["dice"])
     pictures = pair_strips(study, ranked[len(ranked) // 2])[0].pictures
     figure = Figure(figsize=(2.2 * len(pictures), 2.5), dpi=110, facecolor="white")

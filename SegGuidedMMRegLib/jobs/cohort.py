@@ -1,0 +1,320 @@
+"""Registering many pairs: resumable, each image segmented once, in one process or several, with a table.
+
+A pair is finished when its `report.json` says that it was made from just what it would be made from now
+(`sides.Digests`); finished pairs are left alone. What is kept in memory: the images and maps of
+`sides.MEMORY_BYTES` a process, and the names of the pairs of this run, about 100 bytes each.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.files import WriteError
+from SegGuidedMMRegLib.inference import PairTask, Registrar, on_cpu, pairs_at_once
+from SegGuidedMMRegLib.jobs.cores import default_workers
+from SegGuidedMMRegLib.jobs.maps import (
+    SEGMENTING_STAGES,
+    SegmentedStudy,
+    forget_outside_images,
+    networks_digest,
+)
+from SegGuidedMMRegLib.jobs.pairs import Pair, Pairs, test_pairs
+from SegGuidedMMRegLib.jobs.processes import Died, work_off
+from SegGuidedMMRegLib.jobs.results import Output, remove_unfinished, write_failure, write_pair
+from SegGuidedMMRegLib.jobs.sides import Digests, Images, Prepared
+from SegGuidedMMRegLib.jobs.summary import SummaryFile, summary_path, write_summary
+from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report
+from SegGuidedMMRegLib.refinement import PairResult
+from SegGuidedMMRegLib.study import Study
+
+SHOWN_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a list of pairs is worked off.
+
+    Attributes:
+        again: register finished pairs too.
+        workers: processes; 0 is one a physical core, fewer for short lists, one on a GPU.
+        part: number and count, of a list that several runs share; None is the whole.
+    """
+
+    again: bool = False
+    workers: int = 0
+    part: tuple[int, int] | None = None
+
+
+@dataclass
+class Tally:
+    """What became of a list of pairs.
+
+    Attributes:
+        pairs: in the list, or the part of it.
+        skipped: finished before.
+        done: registered now, failed ones included.
+        failed: of all pairs of the list, now or before.
+        failures: folder and reason of the first of them.
+        summary: the table.
+    """
+
+    pairs: int
+    summary: Path
+    skipped: int = 0
+    done: int = 0
+    failed: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def count(self, report: Report) -> None:
+        """Take the report of a pair into account."""
+        if report["status"] != "ok":
+            self.failed += 1
+            if len(self.failures) < SHOWN_FAILURES:
+                self.failures.append((report["pair"], "; ".join(report["reasons"])))
+
+
+def register_study(
+    study: Study,
+    pairs: Pairs | None = None,
+    *,
+    output: Output | None = None,
+    run: Run | None = None,
+    reporter: Reporter | None = None,
+) -> Tally:
+    """Register pairs, by default every source test case to every target one, and report each.
+
+    A pair that cannot be registered gets a report that says why; the others go on.
+
+    Raises:
+        StudyError: if there are no pairs, or the networks are not trained.
+    """
+    output, run, reporter = output or Output(), run or Run(), reporter or Reporter()
+    pairs = test_pairs(study) if pairs is None else pairs
+    if run.part is not None:
+        pairs = pairs.part(*run.part)
+    registrations = study.folder / "registrations"
+    registrations.mkdir(exist_ok=True)
+    digests = Digests(study, output, networks_digest(study, _stages(study)))
+    remove_unfinished(registrations)
+    tally = Tally(len(pairs), summary_path(study))
+    finished, outdated = _look(registrations, pairs, digests, again=run.again, tally=tally, reporter=reporter)
+    summary = SummaryFile(study, summary_path(study, run.part))
+    # A part has a table of its own while it runs: appending to one file from several machines mixes lines.
+    summary.begin(lambda name: name in finished if run.part else name not in outdated)
+    todo = len(pairs) - tally.skipped
+    reporter.started("register", todo)
+    workers = run.workers or (default_workers(todo) if on_cpu(study) else 1)
+    make = partial(PairRegistrar, study, output, digests)
+    batches = _batches((p for p in pairs if p.folder_name not in finished), pairs_at_once(study))
+    try:
+        with closing(_worked_off(make, batches, workers)) as results:
+            for pair, found in results:
+                report = _given_up(study, pair, found) if isinstance(found, Died) else found
+                summary.add(report)
+                tally.done += 1
+                tally.count(report)
+                if report["status"] != "ok":
+                    reporter.log(f"{pair.key}: failed: {'; '.join(report['reasons'])}")
+                reporter.progress("register", tally.done, todo, **_shown(report))
+    finally:
+        remove_unfinished(registrations)
+    write_summary(study)
+    if run.part is not None:
+        summary_path(study, run.part).unlink(missing_ok=True)
+    forget_outside_images(study)
+    return tally
+
+
+# -- what is there already ------------------------------------------------------------------------------
+def _look(
+    registrations: Path, pairs: Pairs, digests: Digests, *, again: bool, tally: Tally, reporter: Reporter
+) -> tuple[set[str], set[str]]:
+    """Folder names of the pairs that are finished, and of those that are there but out of date."""
+    finished, outdated = set(), set()
+    reasons: Counter[str] = Counter()
+    for pair in pairs:
+        name = pair.folder_name
+        record = _record(registrations / name / REPORT_NAME)
+        if record is None:
+            continue
+        changed = "" if again else _changed(record, pair, digests)
+        if changed is None:
+            finished.add(name)
+            tally.skipped += 1
+            tally.count({**record, "pair": name})
+        else:
+            outdated.add(name)
+            reasons[changed] += 1
+    if finished:
+        reporter.log(f"{len(finished)} pairs are finished already; --again registers them anew")
+    for reason, count in reasons.items():
+        if reason:
+            reporter.log(f"{count} pairs are registered anew: {reason}")
+    return finished, outdated
+
+
+def _record(path: Path) -> Report | None:
+    """The report of a pair; None if there is none, or it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"status", "reasons"} <= set(record) else None
+
+
+def _changed(record: Report, pair: Pair, digests: Digests) -> str | None:
+    """Why a pair is not finished: what it was made from has changed; None if it has not."""
+    was = record.get("made_from")
+    if not isinstance(was, dict):
+        return "what they were made from is not known"
+    try:
+        now = digests(pair.moving, pair.fixed)
+    except (ValueError, OSError):  # what is wrong with it is told when it is registered
+        return "an image can't be read"
+    changed = [name for name in now if was.get(name) != now[name]]
+    return f"{', '.join(changed)} changed" if changed else None
+
+
+# -- working it off -------------------------------------------------------------------------------------
+class PairRegistrar:
+    """Registers pairs of a study, a few at a time, and writes what comes of them."""
+
+    def __init__(self, study: Study, output: Output, digests: Digests) -> None:
+        self._study, self._output, self._digests = study, output, digests
+        self._images, self._registrar = Images(SegmentedStudy(study)), Registrar(study)
+        self._together = pairs_at_once(study) > 1
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[Report]:
+        """Reports of the pairs, in order, each with its folder's name as `pair`."""
+        start = time.process_time()
+        works = [self._prepared(pair) for pair in pairs]
+        ready = [n for n, work in enumerate(works) if work.error is None]
+        results: dict[int, PairResult] = {}
+        try:
+            results = dict(zip(ready, self._solved([works[n].task() for n in ready]), strict=True))
+        except ValueError as error:
+            works = [replace(work, error=work.error or error) for work in works]
+        shared = (time.process_time() - start) / max(len(ready), 1)
+        return [
+            {**self._delivered(work, results.get(n), shared), "pair": work.folder.name}
+            for n, work in enumerate(works)
+        ]
+
+    def _prepared(self, pair: Pair) -> _Work:
+        folder = self._study.folder / "registrations" / pair.folder_name
+        made_from = None
+        try:
+            made_from = self._digests(pair.moving, pair.fixed)
+            sides = self._images(pair.moving), self._images(pair.fixed)
+        except WriteError:
+            raise
+        except (ValueError, OSError) as error:
+            return _Work(pair, folder, made_from, None, error)
+        return _Work(pair, folder, made_from, sides, None)
+
+    def _solved(self, tasks: list[PairTask]) -> list[PairResult]:
+        if not tasks:
+            return []
+        if len(tasks) == 1 and self._together:
+            # Two of the same: being alone changes the rounding, and a run that was cut off and one that was
+            # not shall give the same transforms.
+            return self._registrar.solve(tasks * 2)[:1]
+        try:
+            return self._registrar.solve(tasks)
+        except (MemoryError, torch.OutOfMemoryError):
+            if len(tasks) == 1:
+                raise
+            half = len(tasks) // 2
+            return [*self._solved(tasks[:half]), *self._solved(tasks[half:])]
+
+    def _delivered(self, work: _Work, solved: PairResult | None, seconds: float) -> Report:
+        if work.sides is None or solved is None:
+            return self._failed(work)
+        start = time.process_time()
+        moving, fixed = work.sides
+        try:
+            found = self._registrar.delivered(work.task(), solved, spacing_mm=self._output.spacing_mm)
+        except ValueError as error:
+            return self._failed(replace(work, error=error))
+        seconds += time.process_time() - start
+        found = replace(found, warnings=(*found.warnings, *moving.warnings, *fixed.warnings))
+        return write_pair(
+            self._study,
+            work.folder,
+            found,
+            moving.known,
+            fixed.known,
+            output=self._output,
+            seconds=seconds,
+            made_from=work.made_from,
+        )
+
+    def _failed(self, work: _Work) -> Report:
+        moving, fixed = work.pair.moving, work.pair.fixed
+        return write_failure(work.folder, moving.name, fixed.name, str(work.error), work.made_from)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A pair in hand; without `sides` it has failed, and `error` says why."""
+
+    pair: Pair
+    folder: Path
+    made_from: dict[str, str] | None
+    sides: tuple[Prepared, Prepared] | None
+    error: Exception | None
+
+    def task(self) -> PairTask:
+        if self.sides is None:
+            raise ValueError(f"{self.pair.key}: not prepared.")
+        moving, fixed = self.sides
+        return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps)
+
+
+def _worked_off(
+    make: Callable[[], PairRegistrar], batches: Iterator[list[Pair]], workers: int
+) -> Generator[tuple[Pair, Report | Died], None, None]:
+    """Each pair with its report, in this process or in several."""
+    if workers > 1:
+        with closing(work_off(make, batches, workers)) as results:
+            for batch, found in results:
+                for n, pair in enumerate(batch):
+                    yield pair, found if isinstance(found, Died) else found[n]
+        return
+    registrar = None
+    for batch in batches:
+        registrar = registrar or make()
+        yield from zip(batch, registrar(batch), strict=True)
+
+
+def _batches(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+    rest = iter(pairs)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _given_up(study: Study, pair: Pair, died: Died) -> Report:
+    """The report of a pair over which processes died: without digest, so that the next run tries it again."""
+    folder = study.folder / "registrations" / pair.folder_name
+    reason = f"tried twice, {died.reason}"
+    return {**write_failure(folder, pair.moving.name, pair.fixed.name, reason), "pair": folder.name}
+
+
+def _shown(report: Report) -> dict[str, float]:
+    after = report["mean"]["after"]
+    return {"dice": after["dice"]} if after and after["dice"] is not None else {}
+
+
+def _stages(study: Study) -> tuple[str, ...]:
+    return (*SEGMENTING_STAGES, *(("registration",) if study.config.registration.steps else ()))

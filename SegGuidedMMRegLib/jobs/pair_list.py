@@ -1,0 +1,156 @@
+"""A CSV of pairs to register: a row a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from SegGuidedMMRegLib.importing.sources import _file, _rows, _spacing, _text, _truth
+from SegGuidedMMRegLib.inference import check_modality, file_stem
+from SegGuidedMMRegLib.jobs.pairs import Pair, Pairs, Side, listed
+from SegGuidedMMRegLib.study import Case, Study, StudyError
+from SegGuidedMMRegLib.study_file import check_keys, check_name
+
+_OF_A_SIDE = ("modality", "mirrored", "spacing", "labels")
+_OPTIONAL = ("name", *(f"{side}_{what}" for side in ("moving", "fixed") for what in _OF_A_SIDE))
+_SHOWN_PROBLEMS = 10
+
+
+def pairs_from_csv(study: Study, path: Path) -> Pairs:
+    """The pairs of a CSV (comma or semicolon).
+
+    Columns: `moving` and `fixed`, each a case of the study (`case7`, `dxa/case7`) or an image file; as
+    wanted `name` (of the folder in registrations/), and for either side, such as `moving_labels`:
+    `labels` (a segmentation to use instead of the predicted one), and for image files `modality` (the source
+    for moving, the target for fixed without it), `mirrored` (yes, no), `spacing` (mm, one number or one an
+    axis with spaces between). Files are relative to the CSV.
+
+    Raises:
+        FileNotFoundError: if there is no such CSV.
+        StudyError: naming CSV, rows and columns of all that is wrong.
+    """
+    reader = _Reader(study, path.parent)
+    pairs: list[Pair] = []
+    problems: list[str] = []
+    places: dict[str, str] = {}
+    for where, row in _rows(path):
+        try:
+            check_keys(row, ("moving", "fixed"), _OPTIONAL, where)
+            pair = reader.pair(row, where)
+            other = places.setdefault(pair.folder_name.casefold(), where)
+            if other is not where:
+                raise StudyError(
+                    f"{where}: its result would lie in {pair.folder_name!r}, as that of {other}. Give the "
+                    "pairs different names in a column `name`."
+                )
+            pairs.append(pair)
+        except (StudyError, ValueError) as error:
+            problems.append(str(error))
+            if len(problems) == _SHOWN_PROBLEMS:
+                problems.append("There may be more.")
+                break
+    if problems:
+        raise StudyError("\n".join(problems))
+    if not pairs:
+        raise StudyError(
+            f"{path}: holds no pair. Columns are moving, fixed, and as wanted {', '.join(_OPTIONAL)}."
+        )
+    return listed(pairs)
+
+
+def read_side(
+    study: Study,
+    text: str,
+    modality: str,
+    *,
+    mirrored: bool = False,
+    spacing_mm: tuple[float, ...] = (),
+    labels: Path | None = None,
+) -> Side:
+    """The case, or the image file, that `text` names.
+
+    Args:
+        study: whose cases come first.
+        text: name of a case, `modality/name`, or a file.
+        modality: of an image file.
+        mirrored: of an image file.
+        spacing_mm: of an image file.
+        labels: a segmentation to use instead of the predicted one.
+
+    Raises:
+        StudyError: if it is neither a case nor a file.
+    """
+    if any(text in (c.name, c.key) for c in study.cases):
+        return Side.of_case(study, study.case(text), labels)
+    side = Side(file_stem(Path(text)), modality, None, Path(text), mirrored, spacing_mm, labels)
+    return _checked(study, side, text)
+
+
+def _checked(study: Study, side: Side, text: str) -> Side:
+    """The image file `side`, called `text` by whoever asked, if it is there."""
+    if side.path is None or not side.path.exists():
+        raise StudyError(
+            f"{text!r} is neither a case of the study (`segmmreg info {study.folder}` lists them) nor a file."
+        )
+    check_modality(study, side.modality)
+    return side
+
+
+class _Reader:
+    """Sides of rows; the same image is the same `Side`, so that it is prepared once."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self._study, self._folder = study, folder
+        self._cases: dict[str, list[Case]] = {}
+        for case in study.cases:
+            for word in (case.name, case.key):
+                self._cases.setdefault(word, []).append(case)
+        self._sides: dict[Side, Side] = {}
+
+    def pair(self, row: Mapping[str, Any], where: str) -> Pair:
+        moving = self._side(row, "moving", self._study.source, where)
+        fixed = self._side(row, "fixed", self._study.target, where)
+        if (moving.case, moving.path) == (fixed.case, fixed.path):
+            raise StudyError(f"{where}: moving and fixed are the same image, {moving.key}.")
+        name = _text(row, "name")
+        return Pair(moving, fixed, _folder_name(name, where) if name else "")
+
+    def _side(self, row: Mapping[str, Any], side: str, modality: str, where: str) -> Side:
+        text = _text(row, side)
+        if text is None:
+            raise StudyError(f"{where}: {side} is empty.")
+        labels = _file(row, f"{side}_labels", self._folder, where)
+        of_file = {key: _text(row, f"{side}_{key}") for key in ("modality", "mirrored", "spacing")}
+        cases = [c for c in self._cases.get(text, ()) if of_file["modality"] in (None, c.modality)]
+        if len(cases) > 1:
+            raise StudyError(
+                f"{where}: both modalities have a case {text!r}: say {' or '.join(c.key for c in cases)}."
+            )
+        if cases:
+            if extra := [f"{side}_{key}" for key in ("mirrored", "spacing") if of_file[key]]:
+                raise StudyError(f"{where}: {extra[0]} is for image files; {text!r} is a case of the study.")
+            return self._kept(Side.of_case(self._study, cases[0], labels))
+        path = self._folder / Path(text).expanduser()
+        said = Side(
+            file_stem(path),
+            of_file["modality"] or modality,
+            path=path,
+            mirrored=_truth(row.get(f"{side}_mirrored"), f"{side}_mirrored", where) or False,
+            spacing_mm=_spacing(row.get(f"{side}_spacing"), where) or (),
+            labels=labels,
+        )
+        try:
+            return self._kept(_checked(self._study, said, text))
+        except StudyError as error:
+            raise StudyError(f"{where}: {side}: {error}") from None
+
+    def _kept(self, side: Side) -> Side:
+        return self._sides.setdefault(side, side)
+
+
+def _folder_name(name: str, where: str) -> str:
+    """A name as the folders of pairs have it: `a--b`, or a single name."""
+    for part in name.split("--"):
+        check_name(part, where)
+    return name

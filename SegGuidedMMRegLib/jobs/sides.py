@@ -1,0 +1,172 @@
+"""The images of pairs in memory: each prepared once, the most recent ones kept, in a bounded place.
+
+What an image brings to its pairs has a digest (`Digests`), so that a pair is done again when, and only when,
+something that it was made from has changed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from SegGuidedMMRegLib import provenance
+from SegGuidedMMRegLib.images import spacing_is_known
+from SegGuidedMMRegLib.importing.labels import read_matching_labels
+from SegGuidedMMRegLib.inference import Sample, label_probabilities
+from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
+from SegGuidedMMRegLib.jobs.pairs import Side
+from SegGuidedMMRegLib.jobs.segmenting import spacing_note
+from SegGuidedMMRegLib.pair_report import PairSide
+from SegGuidedMMRegLib.space import FloatArray
+from SegGuidedMMRegLib.study import Study
+from SegGuidedMMRegLib.study_file import resolve_inside
+
+MEMORY_BYTES = 256 * 1024 * 1024
+"""For images and their maps, a process; the two of a pair are kept in any case."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image ready to be registered.
+
+    Attributes:
+        sample: the image and its place.
+        maps: probabilities, as `Segmenter.probabilities` gives them or made of a given segmentation.
+        known: what the report is told.
+        warnings: for the reports of its pairs.
+    """
+
+    sample: Sample
+    maps: Tensor
+    known: PairSide
+    warnings: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        images = (self.sample.image, self.known.truth, self.known.prediction)
+        return self.maps.nbytes + sum(i.array.nbytes for i in images if i is not None)
+
+
+class Images:
+    """Prepares images of pairs, and keeps the most recent ones."""
+
+    def __init__(self, segmented: SegmentedStudy, limit_bytes: int = MEMORY_BYTES) -> None:
+        self._study, self._segmented, self._limit = segmented.study, segmented, limit_bytes
+        self._kept: OrderedDict[Side, Prepared] = OrderedDict()
+        self._bytes = 0
+        self._affines: dict[Side, FloatArray] = {}
+
+    def __call__(self, side: Side) -> Prepared:
+        """The image, from memory where it is there.
+
+        Raises:
+            ValueError: naming the file, if it cannot be used.
+        """
+        if side in self._kept:
+            self._kept.move_to_end(side)
+            return self._kept[side]
+        prepared = self._prepare(side)
+        self._kept[side] = prepared
+        self._bytes += prepared.bytes
+        while self._bytes > self._limit and len(self._kept) > 2:
+            self._bytes -= self._kept.popitem(last=False)[1].bytes
+        return prepared
+
+    def _prepare(self, side: Side) -> Prepared:
+        sample, case = self._sample(side), side.case
+        if side.labels is None:
+            maps = self._segmented.probabilities(sample)
+            labels = self._segmented.segmenter.labels(sample, maps)
+        else:
+            labels = read_matching_labels(side.labels, sample.image, self._study.structures)
+            maps = label_probabilities(self._study, sample, labels)
+        truth = self._study.read_evaluation_labels(case) if case is not None and case.label else None
+        landmarks = self._study.read_landmarks(case) if case is not None and case.landmarks else None
+        known = PairSide(sample.name, sample.modality, sample.image, truth, labels, landmarks)
+        unknown = side.path is not None and not (side.spacing_mm or spacing_is_known(side.path))
+        return Prepared(sample, maps, known, (spacing_note(side.path),) if unknown and side.path else ())
+
+    def _sample(self, side: Side) -> Sample:
+        if side.case is not None:
+            return Sample.of_case(self._study, side.case)
+        if side.path is None:
+            raise ValueError(f"{side.name}: neither a case nor a file.")
+        sample = Sample.of_file(
+            self._study,
+            side.path,
+            side.modality,
+            mirrored=side.mirrored,
+            spacing_mm=side.spacing_mm,
+            study_to_case=self._affines.get(side),
+        )
+        self._affines[side] = sample.study_to_case
+        return sample
+
+
+class Digests:
+    """What a pair is made from, by a name for people; digests of files are taken once."""
+
+    def __init__(self, study: Study, output: Any, networks: str) -> None:
+        self._study = study
+        self._sides: dict[Side, str] = {}
+        config = study.config
+        self._shared = {
+            "networks": networks,
+            "settings": _short(
+                config.registration.model_dump(mode="json"),
+                [s.__dict__ for s in study.structures],
+                str(study.grid),
+            ),
+            "output": _short(output.__dict__),
+        }
+        self._outside = _short(
+            config.prealign.model_dump(mode="json"),
+            *(
+                _content(study.stage_folder("prealign") / f"reference_{m}.nrrd")
+                for m in (study.source, study.target)
+            ),
+        )
+
+    def __call__(self, moving: Side, fixed: Side) -> dict[str, str]:
+        """Of a pair.
+
+        Raises:
+            OSError: if a file is not there.
+        """
+        return {**self._shared, "moving": self._of(moving), "fixed": self._of(fixed)}
+
+    def _of(self, side: Side) -> str:
+        if side not in self._sides:
+            self._sides[side] = self._made(side)
+        return self._sides[side]
+
+    def _made(self, side: Side) -> str:
+        given = None if side.labels is None else _content(side.labels)
+        case = side.case
+        if case is None:
+            said = (side.name, side.modality, side.mirrored, side.spacing_mm)
+            return _short(self._outside, *said, _content(side.path), given)
+        files = [
+            None if path is None else _content(resolve_inside(self._study.folder, path))
+            for path in (case.image, case.label, case.landmarks)
+        ]
+        place = np.round(self._study.study_to_case(case), 9).tolist()
+        return _short(case.name, case.modality, case.mirrored, place, *files, given)
+
+
+def _content(path: Path | None) -> str | None:
+    """Digest of a file, or of all files of a folder (a DICOM series)."""
+    if path is None:
+        return None
+    if path.is_dir():
+        return provenance.digest_of(*sorted(p for p in path.iterdir() if p.is_file()))
+    return provenance.digest_of(path) if path.exists() else None
+
+
+def _short(*parts: Any) -> str:
+    return provenance.digest_of(*parts)[:16]
