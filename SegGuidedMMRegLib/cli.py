@@ -27,6 +27,7 @@ from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment,
 from SegGuidedMMRegLib.console import reporting
 from SegGuidedMMRegLib.events import ErrorCode
 from SegGuidedMMRegLib.failures import EXIT_CODES, Failure, failure_of
+from SegGuidedMMRegLib.interruption import interruption
 
 _DESCRIPTION = (
     "From a few segmentations of one imaging modality to segmentations of two, and fold-free transforms "
@@ -71,6 +72,8 @@ def run(command: Command) -> int:
             try:
                 reporter.command_started(name)
                 done = command.run(reporter)
+                if stopped := interruption():  # a library has swallowed it, and may have done half its work
+                    raise stopped
                 reporter.command_done(name, done.exit_code, **done.found)
                 return done.exit_code
             except BrokenPipeError:
@@ -78,7 +81,7 @@ def run(command: Command) -> int:
             except (KeyboardInterrupt, Exception) as error:
                 if command.traceback or os.environ.get("SEGMMREG_TRACEBACK"):
                     traceback.print_exc()
-                failure = failure_of(error)
+                failure = failure_of(interruption() or error)
                 reporter.error(
                     failure.code, failure.message, remedy=failure.remedy, exit_code=failure.exit_code
                 )

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def run(study: Study, config: PrealignConfig, reporter: Reporter, digests: FileD
     if not missing and study.affines_path.is_file():
         return
     reporter.started(_STAGE, len(missing))
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with _threads() as pool:
         references = _references(study, config, pool, reporter)
         _keep(study, folder, settings, current)
         pace = Pace(_SAVE_SECONDS, _SAVE_SHARE)
@@ -157,6 +158,16 @@ def _references(
         found[modality] = picture
         _write_reference(picture, path)
     return found
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """A thread a core; what has not begun is dropped when something goes wrong, or somebody interrupts."""
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _subject(study: Study, case: Case) -> Subject:
