@@ -81,7 +81,7 @@ def run(command: Command) -> int:
             except (KeyboardInterrupt, Exception) as error:
                 if command.traceback or os.environ.get("SEGMMREG_TRACEBACK"):
                     traceback.print_exc()
-                failure = failure_of(interruption() or error)
+                failure = failure_of(error)
                 reporter.error(
                     failure.code, failure.message, remedy=failure.remedy, exit_code=failure.exit_code
                 )

@@ -85,7 +85,7 @@ def _is_plain(value: object) -> bool:
 
 
 class PlainReporter(Reporter):
-    """A line when a stage begins and ends, and every half minute between."""
+    """A line when a stage of several steps begins and ends, and every half minute between."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -99,6 +99,8 @@ class PlainReporter(Reporter):
 
     def _text(self, event: Event) -> str | None:
         data = event.data
+        if data.get("of") == 1:
+            return None
         if event.kind == "progress":
             return self._progress_text(data)
         if event.kind == "started":

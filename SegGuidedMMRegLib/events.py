@@ -12,12 +12,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from SegGuidedMMRegLib import __version__
+
+Item = TypeVar("Item")
 
 SCHEMA_VERSION = 1
 """Of the events; it grows when a program that reads them has to change."""
@@ -33,6 +35,7 @@ class ErrorCode(str, Enum):
     USAGE = "usage"
     INPUT = "input"
     NOT_TRAINED = "not_trained"
+    STUDY_LOCKED = "study_locked"
     MISSING_PACKAGE = "missing_package"
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
@@ -123,6 +126,13 @@ class Reporter:
                 "progress", {"stage": stage, "step": step, "of": of, "seconds_left": left, "metrics": finite}
             )
         )
+
+    def each(self, stage: str, items: Sequence[Item]) -> Iterator[Item]:
+        """The items one by one, each a step of the stage."""
+        self.started(stage, len(items))
+        for done, item in enumerate(items, start=1):
+            yield item
+            self.progress(stage, done, len(items))
 
     def log(self, message: str) -> None:
         """A line for people."""

@@ -10,12 +10,14 @@ import errno
 from dataclasses import dataclass
 
 from SegGuidedMMRegLib.events import ErrorCode
+from SegGuidedMMRegLib.interruption import interruption
 from SegGuidedMMRegLib.out_of_memory import is_out_of_memory
 
 EXIT_CODES = {
     ErrorCode.USAGE: 2,
     ErrorCode.INPUT: 2,
     ErrorCode.NOT_TRAINED: 2,
+    ErrorCode.STUDY_LOCKED: 2,
     ErrorCode.MISSING_PACKAGE: 2,
     ErrorCode.OUT_OF_MEMORY: 3,
     ErrorCode.DISK_FULL: 4,
@@ -56,6 +58,8 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """What is said of `error`, and how the program ends."""
+    if not hasattr(error, "error_code"):
+        error = interruption() or error  # a library may have made another error of it
     code = _code(error)
     remedy = getattr(error, "remedy", None) or _REMEDIES.get(code)
     return Failure(code, _message(code, error), remedy, getattr(error, "exit_code", EXIT_CODES[code]))

@@ -39,6 +39,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from SegGuidedMMRegLib.events import ErrorCode
 from SegGuidedMMRegLib.files import WriteError, remove_temporaries, write_text_atomically
 
 Kind = Literal["cases", "train", "segment", "register"]
@@ -59,6 +60,8 @@ _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EMLIN
 
 class BusyError(ValueError):
     """Another job of the same kind works on the study; the message says who, since when, and what to do."""
+
+    error_code = ErrorCode.STUDY_LOCKED
 
 
 @dataclass(frozen=True)

@@ -318,6 +318,7 @@ def _optimise(
     coarse_steps = round(_COARSE_SHARE * config.refinement_steps)
     levels = ((coarse_steps, pair.shrunk(nodes, 1.0)), (config.refinement_steps, pair.shrunk(finer, 0.5)))
     step = 0
+    reporter.started("refinement", config.refinement_steps)
     for last_step, maps in levels:
         while step < last_step:
             rate = 0.5 * (1 + math.cos(math.pi * step / config.refinement_steps))

@@ -57,7 +57,7 @@ class Apply(Command):
         outputs = self._outputs()
         grid = None if self.reference is None else read_image(self.reference).grid
         transform = read_transform(self.transform, reference=grid)
-        for path, out in zip(self.files, outputs, strict=True):
+        for path, out in reporter.each("apply", list(zip(self.files, outputs, strict=True))):
             if _is_points(path):
                 note = _move_points(transform, path, out)
             else:
@@ -136,7 +136,7 @@ class Export(Command):
             for path in self._targets(folder, target, formats):
                 refuse_existing(path, self.overwrite)
         written, left_out = [], []
-        for folder, target in jobs:
+        for folder, target in reporter.each("export", jobs):
             if reasons := _failure(folder):
                 left_out.append(folder.name)
                 reporter.log(f"left out: {folder.name} failed: {reasons}")

@@ -79,6 +79,7 @@ def segment_files(
         )
     segmenter = Segmenter(study)
     written, told = [], False
+    reporter.started("segment", len(paths))
     for done, path in enumerate(paths, start=1):
         sample = Sample.of_file(study, path, modality, mirrored=mirrored, spacing_mm=spacing_mm)
         if not (told or spacing_mm or spacing_is_known(path)):

@@ -165,6 +165,7 @@ class _Reader:
         self._read = 0
         self._folder = view.folder / "models" / "cache"
         self._used: set[Path] = set()
+        reporter.started("reading", cases)
 
     def images(self, cases: Sequence[Case]) -> Tensor:
         """[N, 1, *shape] float32."""
