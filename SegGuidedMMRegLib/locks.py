@@ -55,6 +55,12 @@ _OWNED: dict[str, tuple[str, ...]] = {
     "segment": ("predictions", "predictions_without_adaptation"),
     "register": (),
 }
+_OWN_FILES: dict[str, tuple[str, ...]] = {
+    "cases": ("study.yaml", "import.csv"),
+    "train": ("config.yaml",),
+    "segment": (),
+    "register": (),
+}
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV)
 
 
@@ -247,6 +253,9 @@ def _clear_up(folder: Path, kind: Kind) -> None:
             if inner.is_dir() and not inner.is_symlink():
                 remove_temporaries(inner, _OLD_S if inner.name == "cache" else 0)
     remove_temporaries(folder, _OLD_S, deep=False)
+    for name in _OWN_FILES[kind]:
+        for path in folder.glob(f".????????-{name}"):
+            path.unlink(missing_ok=True)
     for path in (folder / LOCKS).glob("*.json"):
         holder = _read(path)
         if holder is not None and not _is_alive(holder, path):

@@ -11,7 +11,6 @@ import csv
 import io
 import re
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,13 +25,16 @@ from SegGuidedMMRegLib.importing.labels import find_structures
 from SegGuidedMMRegLib.importing.sources import Candidate, clean_name, plain_name
 from SegGuidedMMRegLib.importing.splits import SplitRules, SubjectImage, split
 from SegGuidedMMRegLib.importing.store import (
+    UNFINISHED,
     Entry,
     Progress,
     Stored,
     store_all,
     store_labels,
     store_landmarks,
+    undo_unfinished,
 )
+from SegGuidedMMRegLib.locks import LOCKS, working_on
 from SegGuidedMMRegLib.study import Study, StudyError, check_new_folder
 from SegGuidedMMRegLib.study_grid import grid_from, longest_axis
 
@@ -112,6 +114,7 @@ def new_study(
 
     Raises:
         FileExistsError: if the folder is in use.
+        BusyError: if another `new` makes this study.
         ValueError: if no image can be used, or the images contradict each other; nothing is left behind.
     """
     from SegGuidedMMRegLib.config import fitted_to_dimension
@@ -122,25 +125,31 @@ def new_study(
     Study(
         folder, name, rules.dimension or 2, source, target, structures, None, (), config
     )  # names and values fit
-    building = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        progress = Progress(building, structures, rules.spacing_mm, rules.dimension)
-        store_all(_prepared(candidates, (), rules), progress, reporter)
-        dimension = rules.dimension or _one_dimension(progress.stored)
-        _require_some(progress, candidates, source)
-        longest = longest_axis(dimension, quick=config.preset == "quick")
-        grid = grid_from([s.grid for s in progress.stored], dimension, grid_size, grid_spacing_mm, longest)
-        cases = _with_roles(progress.stored, (), source, rules.splits)
-        config = fitted_to_dimension(config, dimension)
-        study = Study(building, name, dimension, source, target, structures, grid, tuple(cases), config)
-        study.save()
-        report = _kept(study, progress, aside)
-        if folder.is_dir():
-            folder.rmdir()
-        building.rename(folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+    building = folder.with_name(f".{folder.name}.new")
+    with working_on(building, "cases"):
+        try:
+            _clear(building)
+            progress = Progress(building, structures, rules.spacing_mm, rules.dimension)
+            store_all(_prepared(candidates, (), rules), progress, reporter)
+            dimension = rules.dimension or _one_dimension(progress.stored)
+            _require_some(progress, candidates, source)
+            longest = longest_axis(dimension, quick=config.preset == "quick")
+            grid = grid_from(
+                [s.grid for s in progress.stored], dimension, grid_size, grid_spacing_mm, longest
+            )
+            cases = _with_roles(progress.stored, (), source, rules.splits)
+            config = fitted_to_dimension(config, dimension)
+            study = Study(building, name, dimension, source, target, structures, grid, tuple(cases), config)
+            study.save()
+            report = _kept(study, progress, aside)
+            (building / UNFINISHED).unlink()
+            if folder.is_dir():
+                folder.rmdir()
+            building.rename(folder)
+            shutil.rmtree(folder / LOCKS)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
     return replace(study, folder=folder), report
 
 
@@ -166,24 +175,42 @@ def add_to_study(
         reporter: told of progress.
 
     Raises:
+        BusyError: if another `add` works on the study.
         ValueError: if nothing can be used, or something contradicts the study, which then stays as it was.
     """
     rules, reporter = rules or ImportRules(), reporter or Reporter()
-    progress = Progress(study.folder, study.structures, rules.spacing_mm, study.dimension)
-    try:
-        store_all(_prepared(candidates, study.cases, rules), progress, reporter)
-        cases = _with_roles(progress.stored, study.cases, study.source, rules.splits)
-        kept = _attached(study, study.cases, labels or {}, "label", progress)
-        kept = _attached(study, kept, landmarks or {}, "landmarks", progress)
-        if not any(e.outcome == "imported" for e in progress.entries):
-            raise StudyError(_nothing(progress.entries))
-        study = study.with_cases([*kept, *cases])
-        study.save()
-    except BaseException:
-        for path in progress.written:
-            path.unlink(missing_ok=True)
-        raise
-    return study, _kept(study, progress, aside)
+    with working_on(study.folder, "cases"):
+        study = replace(study, cases=Study.open(study.folder).cases)  # another `add` may have come before
+        undo_unfinished(study.folder, study.cases)
+        progress = Progress(study.folder, study.structures, rules.spacing_mm, study.dimension)
+        try:
+            store_all(_prepared(candidates, study.cases, rules), progress, reporter)
+            cases = _with_roles(progress.stored, study.cases, study.source, rules.splits)
+            kept = _attached(study, study.cases, labels or {}, "label", progress)
+            kept = _attached(study, kept, landmarks or {}, "landmarks", progress)
+            if not any(e.outcome == "imported" for e in progress.entries):
+                raise StudyError(_nothing(progress.entries))
+            study = study.with_cases([*kept, *cases])
+            study.save_record()
+        except BaseException:
+            for path in progress.written:
+                path.unlink(missing_ok=True)
+            (study.folder / UNFINISHED).unlink(missing_ok=True)
+            raise
+        report = _kept(study, progress, aside)
+        (study.folder / UNFINISHED).unlink(missing_ok=True)
+    return study, report
+
+
+def _clear(building: Path) -> None:
+    """Take away what an import that was killed has left of a study that was not there yet."""
+    for path in building.iterdir():
+        if path.name == LOCKS:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 # -- names and subjects ---------------------------------------------------------------------------------

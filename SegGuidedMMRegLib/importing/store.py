@@ -8,6 +8,7 @@ from pathlib import Path
 
 from SegGuidedMMRegLib.cases import Case, Role, Structure
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.files import append_line
 from SegGuidedMMRegLib.images import (
     Image,
     check_image,
@@ -19,9 +20,12 @@ from SegGuidedMMRegLib.images import (
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.importing.sources import Candidate
 from SegGuidedMMRegLib.space import Grid
-from SegGuidedMMRegLib.study_file import StudyError
+from SegGuidedMMRegLib.study_file import StudyError, resolve_inside
 
 _STAGE = "import"
+UNFINISHED = "import-unfinished.txt"
+"""What an import has written so far, a path a line; only there while one is under way, or after a kill."""
+_IMPORTED = ("images/", "labels/", "landmarks/")
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,21 @@ class Progress:
         path = self.folder / relative
         if path.exists():
             raise StudyError(f"{path} exists already, though no case of the study uses it: move it away.")
+        append_line(self.folder / UNFINISHED, relative)
         self.written.append(path)
         return path
+
+
+def undo_unfinished(folder: Path, cases: Sequence[Case]) -> None:
+    """Take away what an import that was killed has written and no case uses."""
+    path = folder / UNFINISHED
+    if not path.is_file():
+        return
+    used = {name for case in cases for name in (case.image, case.label, case.landmarks)}
+    for relative in path.read_text(encoding="utf-8").splitlines():
+        if relative not in used and relative.startswith(_IMPORTED):
+            resolve_inside(folder, relative).unlink(missing_ok=True)
+    path.unlink()
 
 
 def store_all(candidates: Sequence[Candidate], progress: Progress, reporter: Reporter) -> None:

@@ -595,7 +595,7 @@ def test_a_failed_addition_leaves_the_study_as_it_was(folders: Path, monkeypatch
     study, _ = _new(folders / "study", _candidates(folders))
     before = {p: p.stat().st_mtime_ns for p in study.folder.rglob("*") if p.is_file()}
     _picture(folders / "later" / "new.png")
-    monkeypatch.setattr(Study, "save", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(Study, "save_record", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         add_to_study(study, from_folders("dxa", [folders / "later"]).candidates)
     assert {p: p.stat().st_mtime_ns for p in study.folder.rglob("*") if p.is_file()} == before

@@ -9,9 +9,14 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from trained_study import copy_of, make_study, tiny_config
 
+from SegGuidedMMRegLib.cases import Structure
+from SegGuidedMMRegLib.importing import add_to_study, new_study
+from SegGuidedMMRegLib.importing.sources import Candidate
 from SegGuidedMMRegLib.pipeline import train
 from SegGuidedMMRegLib.study import Study
 
@@ -96,3 +101,63 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_files(whole,
     assert in_a_process(study.folder)
     assert results(study) == results(trained)
     assert not [p for p in study.folder.rglob(".*") if p.is_file()]
+
+
+def import_and_die(folder: Path, write: int, pictures: Path) -> None:
+    """Make the study, or add to it where it is, and be killed before file number `write` gets its name."""
+    put, writes = Path.replace, 0
+
+    def counting(self: Path, target: Path) -> Path:
+        nonlocal writes
+        writes += 1
+        if writes == write:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put(self, target)
+
+    Path.replace = counting
+    bring_in(folder, pictures)
+
+
+def bring_in(folder: Path, pictures: Path) -> None:
+    """A study of a picture of each modality, then one more of each with a label."""
+    first, more = ([pictures / f"{m}{n}.nrrd" for m in "st"] for n in (0, 1))
+    candidates = [
+        [Candidate(image=p, modality=m, name=p.stem, label=p) for p, m in zip(c, "st", strict=True)]
+        for c in (first, more)
+    ]
+    if (folder / "study.yaml").exists():
+        add_to_study(Study.open(folder), candidates[1])
+    else:
+        structures = [Structure(1, "one", (9, 9, 9))]
+        config, names = tiny_config(), {"name": "s", "source": "s", "target": "t"}
+        new_study(folder, candidates[0], **names, structures=structures, config=config)
+
+
+def imported(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.suffix != ".csv" and p.is_file()
+    }
+
+
+@pytest.mark.xdist_group("kills")
+def test_an_import_that_is_killed_at_any_file_can_be_run_again(whole, tmp_path):
+    array = np.zeros((16, 16), dtype=np.uint8)
+    array[4:9, 4:9] = 1
+    for name in ("s0", "t0", "s1", "t1"):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nrrd"))
+    bring_in(tmp_path / "whole", tmp_path)
+    begun = imported(tmp_path / "whole")
+    bring_in(tmp_path / "whole", tmp_path)
+    for write in (2, 5, 6):
+        folder = tmp_path / f"killed{write}"
+        for expected in (begun, imported(tmp_path / "whole")):
+            process = context.Process(target=import_and_die, args=(folder, write, tmp_path))
+            process.start()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            bring_in(folder, tmp_path)
+            assert imported(folder) == expected
+    left = {"whole", "killed2", "killed5", "killed6", "s0.nrrd", "t0.nrrd", "s1.nrrd", "t1.nrrd"}
+    assert {p.name for p in tmp_path.iterdir()} == left
