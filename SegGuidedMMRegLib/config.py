@@ -142,6 +142,9 @@ class TrainingConfig(_Section):
 
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1, description="devices of this machine to train on, a process each; auto: every CUDA device"
+    )
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
     checkpoint_seconds: float = Field(60.0, gt=0, description="time between two checkpoints, at least")
     checkpoint_share: float = Field(

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.events import Event, JsonLinesReporter, Reporter
 
 if TYPE_CHECKING:
@@ -23,8 +24,13 @@ _METRICS_SHOWN = 3
 def reporting(events: bool = False, stream: TextIO | None = None) -> Iterator[Reporter]:
     """JSON lines if `events`, else bars if `stream` (None: stdout) is a terminal, else plain lines.
 
+    Of several processes of one job, only the first speaks.
+
     With `events` stdout is for them alone: what libraries print goes to stderr meanwhile.
     """
+    if not processes.is_first():
+        yield Reporter()
+        return
     if events:
         with _stdout_for_events() if stream is None else nullcontext(stream) as lines:
             yield JsonLinesReporter(lines)

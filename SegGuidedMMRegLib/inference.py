@@ -27,7 +27,7 @@ from SegGuidedMMRegLib.points import MatchedLandmarks
 from SegGuidedMMRegLib.refinement import PairResult, register_batch
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 from SegGuidedMMRegLib.study import Case, Study, StudyError
-from SegGuidedMMRegLib.training.loop import make_fabric
+from SegGuidedMMRegLib.training.devices import make_fabric
 
 WITHOUT_ADAPTATION = "segmentation"
 """Stage whose network knows the source modality alone."""

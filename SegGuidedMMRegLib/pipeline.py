@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
-from SegGuidedMMRegLib import provenance
-from SegGuidedMMRegLib.config import Config, save_config
+from SegGuidedMMRegLib import processes, provenance
+from SegGuidedMMRegLib.config import Config, TrainingConfig, save_config
 from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.freshness import MADE, STAGES, TRAINED_STAGES, Freshness, wanted_stages
@@ -25,7 +27,7 @@ from SegGuidedMMRegLib.training import prealign
 from SegGuidedMMRegLib.training.adaptation import adapt
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples, augment, load_samples
 from SegGuidedMMRegLib.training.data import StudyTensors
-from SegGuidedMMRegLib.training.loop import make_fabric
+from SegGuidedMMRegLib.training.devices import by_first, first_goes_ahead, make_fabric, wanted_devices
 from SegGuidedMMRegLib.training.registration import train_registration
 from SegGuidedMMRegLib.training.segmentation import train_source
 
@@ -43,7 +45,9 @@ class _Context:
     @cached_property
     def tensors(self) -> StudyTensors:
         """The images, read when a stage needs them."""
-        return StudyTensors.load(self.study.training_view(), reporter=self.reporter, digests=self.digests)
+        view = self.study.training_view()
+        with first_goes_ahead():
+            return StudyTensors.load(view, reporter=self.reporter, digests=self.digests)
 
     @property
     def config(self) -> Config:
@@ -67,15 +71,28 @@ def train(study: Study, stages: Sequence[str] | None = None, reporter: Reporter 
     wanted = wanted_stages(stages)
     _check(study)
     digests = FileDigests.of_study(study.folder)
-    with working_on(study.folder, "train"):
+    _meet(study.config.training, reporter)
+    with working_on(study.folder, "train") if processes.is_first() else nullcontext():
         _train(study, wanted, reporter, digests)
-        digests.save()
+        by_first(digests.save)
+
+
+def _meet(config: TrainingConfig, reporter: Reporter) -> None:
+    """Let the processes of one job find each other, or say that there is only one."""
+    if processes.count() > 1:
+        device = make_fabric(config).device
+        reporter.log(f"{processes.count()} processes train together, this one on {device}.")
+    elif (wanted := wanted_devices(config)) > 1:
+        reporter.log(
+            f"training.devices asks for {wanted} devices, this process uses one; `segmmreg train` and "
+            "torchrun start a process for each."
+        )
 
 
 def _train(study: Study, wanted: set[str], reporter: Reporter, digests: FileDigests) -> None:
     with memory_remedy("prealign", memory_remedies(study.config)["prealign"]):
-        prealign.run(study, study.config.prealign, reporter, digests)
-    digests.save()
+        by_first(lambda: prealign.run(study, study.config.prealign, reporter, digests))
+    by_first(digests.save)
     if wanted == {"prealign"}:
         return
     context, freshness = _Context(study, reporter, digests), Freshness(study, digests)
@@ -86,10 +103,10 @@ def _train(study: Study, wanted: set[str], reporter: Reporter, digests: FileDige
 
 def _run_if_needed(stage: str, context: _Context, freshness: Freshness) -> None:
     folder = context.study.stage_folder(stage)
-    made_from = freshness.made_from(stage)
-    why = provenance.changed_since(folder, made_from, freshness.digests)
+    made_from = by_first(lambda: freshness.made_from(stage))
+    why = by_first(lambda: provenance.changed_since(folder, made_from, freshness.digests))
     if why is None:
-        by_hand = provenance.replaced(folder, freshness.digests)
+        by_hand = by_first(lambda: provenance.replaced(folder, freshness.digests))
         context.reporter.log(
             f"{stage}: up to date" + (f" ({', '.join(by_hand)} replaced by hand)" if by_hand else "")
         )
@@ -97,10 +114,21 @@ def _run_if_needed(stage: str, context: _Context, freshness: Freshness) -> None:
     context.reporter.log(f"{stage}: runs ({why})")
     context.tensors  # noqa: B018  what cannot be read is told before an earlier result is cleared away
     start = time.monotonic()
-    provenance.begin(folder, made_from)
-    save_config(context.config, folder / "config.yaml")
+    by_first(lambda: _begin(folder, made_from, context))
     with memory_remedy(stage, memory_remedies(context.config)[stage]):
         _RUN[stage](context)
+    by_first(lambda: _complete(stage, made_from, start, context, freshness))
+
+
+def _begin(folder: Path, made_from: dict[str, str], context: _Context) -> None:
+    provenance.begin(folder, made_from)
+    save_config(context.config, folder / "config.yaml")
+
+
+def _complete(
+    stage: str, made_from: dict[str, str], start: float, context: _Context, freshness: Freshness
+) -> None:
+    folder = context.study.stage_folder(stage)
     made = {name: freshness.digests(folder / name) for name in MADE[stage]}
     provenance.complete(
         folder,

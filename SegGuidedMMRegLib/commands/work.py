@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.commands.base import Command, Done
 from SegGuidedMMRegLib.commands.bring import Settings
 
@@ -75,11 +76,19 @@ class Train(Command):
             config = fitted_to_dimension(config, study.dimension)
         if config != study.config:
             study = replace(study, config=config)
-            with working_on(study.folder, "train"):
-                study.save_settings()
+            if processes.is_first():
+                with working_on(study.folder, "train"):
+                    study.save_settings()
         from SegGuidedMMRegLib.pipeline import train
+        from SegGuidedMMRegLib.training.devices import wanted_devices
 
-        train(study, self.stage or None, reporter)
+        devices = wanted_devices(config.training) if processes.count() == 1 else 1
+        if devices > 1:
+            from SegGuidedMMRegLib.launch import train_on
+
+            train_on(devices, self.study, self.stage, reporter)
+        else:
+            train(study, self.stage or None, reporter)
         return Done({"study": self.study})
 
 

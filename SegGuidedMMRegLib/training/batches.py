@@ -1,4 +1,4 @@
-"""How much of a batch a network sees at once: all of it, or parts that fit into memory."""
+"""Whole batches for a network, of which it sees what fits into memory, and each process its share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
+from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.out_of_memory import is_out_of_memory, release_memory
 
 Item = TypeVar("Item")
@@ -24,7 +27,7 @@ class ImagesAtOnce:
 
     Attributes:
         count: None for the whole batch.
-        adaptive: whether it may be lowered when memory runs out.
+        adaptive: whether it may be lowered when memory runs out; not by one of several processes.
         largest: the most images that came as one batch so far.
     """
 
@@ -35,7 +38,8 @@ class ImagesAtOnce:
     @staticmethod
     def of(setting: int | Literal["all", "auto"]) -> ImagesAtOnce:
         """What the setting says."""
-        return ImagesAtOnce(setting if isinstance(setting, int) else None, setting == "auto")
+        adaptive = setting == "auto" and processes.count() == 1
+        return ImagesAtOnce(setting if isinstance(setting, int) else None, adaptive)
 
     def lower(self) -> bool:
         """Halve it, where that is allowed and possible; from the whole batch of one image to one by one."""
@@ -97,7 +101,18 @@ class WholeBatch(nn.Module):
         self._at_once = at_once
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The network's output for the whole batch."""
+        """The network's output for the whole batch; in each of several processes, whole too."""
+        if processes.count() == 1:
+            return self._share(*inputs)
+        images = len(inputs[0])
+        share = -(-images // processes.count())
+        rows = torch.arange(share, device=inputs[0].device) + processes.rank() * share
+        # Where the batch does not divide evenly the last image is computed again, and left out of the result.
+        mine = self._share(*(x[rows.clamp(max=images - 1)] for x in inputs))
+        whole: Tensor = _Gathered.apply(mine)
+        return whole[:images]
+
+    def _share(self, *inputs: Tensor) -> Tensor:
         images, most = len(inputs[0]), self._at_once.count
         self._at_once.largest = max(self._at_once.largest, images)
         if most is None:
@@ -114,6 +129,94 @@ class WholeBatch(nn.Module):
 
     def _contexts(self) -> Any:
         return nullcontext(), _statistics_kept(self.network)
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows of all processes; back goes the gradient of one's own rows.
+
+    Every process derives the same loss from the whole, so the gradients of weights that it finds this way are
+    its part of a sum (`sum_gradients`).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        start = processes.rank() * len(mine)
+        ctx.rows = slice(start, start + len(mine))
+        parts = [torch.empty_like(mine) for _ in range(processes.count())]
+        dist.all_gather(parts, mine.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient[ctx.rows]
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; back goes the sum of the gradients."""
+
+    @staticmethod
+    def forward(_ctx: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_gradients(optimizer: Optimizer) -> None:
+    """Add up, over all processes, the gradients of what `optimizer` trains."""
+    if processes.count() == 1:
+        return
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    gradients = [w.grad for w in weights if w.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+class SharedBatchNorm(_BatchNorm):
+    """Batch normalisation by the statistics of all processes, on any device (torch's own is for GPUs)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, ...] to the same shape; N is this process's share of the batch."""
+        if not self.training:
+            return super().forward(x)
+        axes, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+        values = x.float()
+        count = values.numel() // values.shape[1] * processes.count()
+        mean = _Summed.apply(values.sum(axes)) / count
+        centred = values - mean.view(shape)
+        variance = _Summed.apply(centred.square().sum(axes)) / count
+        self._keep(mean.detach(), variance.detach() * count / max(count - 1, 1))
+        factor = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * factor.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes will do."""
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Let the batch normalisation of `network` see the whole batch where several processes share it."""
+    if processes.count() == 1:
+        return
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, SharedBatchNorm):
+            layer.__class__ = SharedBatchNorm  # with all it holds, so that optimisers keep their weights
 
 
 @contextmanager

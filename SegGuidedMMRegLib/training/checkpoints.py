@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.files import atomic_path
 from SegGuidedMMRegLib.pace import Pace
@@ -32,7 +33,9 @@ class Checkpoints:
         return self._pace.is_due()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Replace the checkpoint by `record`, whole or not at all."""
+        """Replace the checkpoint by `record`, whole or not at all; of several processes, the first does."""
+        if not processes.is_first():
+            return
         with self._pace.saving(), atomic_path(self.path) as path:
             torch.save({**record, "fingerprint": self._fingerprint}, path)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import append_line, read_json_lines, write_text_atomically
 
@@ -25,7 +26,8 @@ class TrainingError(ValueError):
 class Journal:
     """Keeps the metrics of a run on the device, and writes their means down now and then.
 
-    Only writing waits for the device; progress repeats the last means.
+    Only writing waits for the device; progress repeats the last means. Of several processes, the first writes
+    files.
     """
 
     def __init__(self, name: str, folder: Path, reporter: Reporter) -> None:
@@ -41,11 +43,13 @@ class Journal:
     def log(self, message: str) -> None:
         """A line for people, to the reporter and to log.txt."""
         self.reporter.log(message)
-        append_line(self._folder / LOG_FILE, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
+        self._append(LOG_FILE, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
 
     def begin(self, step: int) -> None:
         """Forget what is known and what metrics.jsonl says about steps after `step`."""
         self._pending.clear()
+        if not processes.is_first():
+            return
         path = self._folder / METRICS_FILE
         records = read_json_lines(path) if path.exists() and step else ()
         kept = [record for record in records if record.get("step", math.inf) <= step]
@@ -76,12 +80,14 @@ class Journal:
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         self._latest.update(zip(self._keys, means, strict=True))
         self._pending.clear()
-        self._append({"step": step, **{key: self._latest[key] for key in self._keys}})
+        self._append(
+            METRICS_FILE, json.dumps({"step": step, **{key: self._latest[key] for key in self._keys}})
+        )
 
     def write_validation(self, step: int, score: float) -> None:
         """Append a validation score to metrics.jsonl."""
         self._latest["validation"] = score
-        self._append({"step": step, "validation": score})
+        self._append(METRICS_FILE, json.dumps({"step": step, "validation": score}))
 
     def progress(self, step: int, steps: int) -> None:
         """Tell the reporter, about twice a second and after the last step."""
@@ -90,5 +96,6 @@ class Journal:
             self._told_at = now
             self.reporter.progress(self._name, step, steps, **self._latest)
 
-    def _append(self, record: dict[str, float]) -> None:
-        append_line(self._folder / METRICS_FILE, json.dumps(record))
+    def _append(self, file: str, line: str) -> None:
+        if processes.is_first():
+            append_line(self._folder / file, line)

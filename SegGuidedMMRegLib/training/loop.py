@@ -15,19 +15,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.networks.weights import load_weights, save_weights
 from SegGuidedMMRegLib.out_of_memory import is_out_of_memory, memory_remedy, release_memory
-from SegGuidedMMRegLib.training.batches import ImagesAtOnce, WholeBatch
+from SegGuidedMMRegLib.training.batches import ImagesAtOnce, WholeBatch, share_statistics, sum_gradients
 from SegGuidedMMRegLib.training.checkpoints import Checkpoints, fingerprint_of
+from SegGuidedMMRegLib.training.devices import by_first, make_fabric, require_the_same
 from SegGuidedMMRegLib.training.journal import Journal
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -138,6 +140,7 @@ class Run:
         chosen = self.optimizers[optimizer or next(iter(self.optimizers))]
         chosen.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
+        sum_gradients(chosen.optimizer)
         chosen.step()
 
     def go_to(self, step: int) -> None:
@@ -201,8 +204,9 @@ def fit(
     journal = Journal(name, folder, reporter)
     identity = {"name": name, "steps": steps, "seed": config.seed, "stage": stage.settings}
     checkpoints = Checkpoints(folder, fingerprint_of(identity, stage.networks), config)
-    record = checkpoints.read(journal.log)
     fabric = make_fabric(config)
+    record = checkpoints.read(journal.log)
+    require_the_same(record and (record["finished"], record["step"]), "the checkpoint of " + str(folder))
     if record and record["finished"] and (folder / WEIGHTS_FILE).exists():
         _read_finished(stage, folder, fabric)
         return FitResult(folder / WEIGHTS_FILE, record["step"], record["score"])
@@ -219,7 +223,7 @@ def fit(
     result = _finish(stage, run, done, folder)
     # From here on the checkpoint only says that the run is finished; the weights lie beside it.
     ended = {"step": result.step, "score": result.score, "images_at_once": run.at_once.count}
-    checkpoints.write({"finished": True, **ended})
+    by_first(lambda: checkpoints.write({"finished": True, **ended}))
     found = "" if result.score is None else f", validation {result.score:.4f} at step {result.step}"
     journal.log(f"{name}: {steps} steps on {fabric.device}{found}.")
     return result
@@ -282,27 +286,6 @@ def _train(
         journal.progress(done.step, run.steps)
 
 
-def make_fabric(config: TrainingConfig) -> Fabric:
-    """One device and its precision; `auto` is CUDA, else MPS, else CPU, in mixed precision on CUDA only.
-
-    Raises:
-        ValueError: if the device is not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(config.device, True):
-        raise ValueError(
-            f"There is no {config.device!r} device here: set training.device to auto or cpu "
-            "(`segmmreg train STUDY --set training.device=auto`); `segmmreg info` shows what there is."
-        )
-    if config.precision != "auto":
-        return Fabric(accelerator=config.device, devices=1, precision=config.precision)
-    fabric = Fabric(accelerator=config.device, devices=1, precision="32-true")
-    if fabric.device.type != "cuda":
-        return fabric
-    mixed: Literal["bf16-mixed", "16-mixed"] = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return Fabric(accelerator=config.device, devices=1, precision=mixed)
-
-
 def seed_of(seed: int, *what: str | int) -> int:
     """A seed for one purpose: 63 bits that depend on `seed` and on every word of `what`."""
     text = "/".join(str(part) for part in (seed, *what))
@@ -314,6 +297,8 @@ def _set_up(stage: TrainableStage, name: str, steps: int, config: TrainingConfig
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
     at_once = ImagesAtOnce.of(config.images_at_once)
+    for network in stage.networks.values():
+        share_statistics(network)
     networks = {
         key: WholeBatch(fabric.setup_module(network), at_once) for key, network in stage.networks.items()
     }
@@ -352,7 +337,7 @@ def _update_average(stage: TrainableStage, run: Run) -> None:
 def _validate(stage: TrainableStage, run: Run, done: _Progress, journal: Journal) -> None:
     network = run.averaged if run.averaged is not None else stage.networks[stage.exported]
     network.eval()
-    score = stage.validate(network)
+    score = by_first(lambda: stage.validate(network))
     _to_training_mode(run)
     if score is None:
         return
@@ -405,7 +390,7 @@ def _finish(stage: TrainableStage, run: Run, done: _Progress, folder: Path) -> F
         exported.load_state_dict(run.averaged.state_dict())
     for network in stage.networks.values():
         network.eval()
-    save_weights(exported, folder / WEIGHTS_FILE)
+    by_first(lambda: save_weights(exported, folder / WEIGHTS_FILE))
     step = done.best_step if done.best_weights else run.steps
     return FitResult(folder / WEIGHTS_FILE, step, done.best_score)
 
@@ -413,6 +398,8 @@ def _finish(stage: TrainableStage, run: Run, done: _Progress, folder: Path) -> F
 def _remedy(stage: TrainableStage, config: TrainingConfig) -> str:
     """What to lower, the setting that changes no result first."""
     lower = f"Lower {stage.memory_remedy}, or choose a coarser study grid (`segmmreg new --grid-spacing`)."
-    if config.images_at_once in (1, "auto"):
+    alone = processes.count() == 1
+    if config.images_at_once == 1 or (config.images_at_once == "auto" and alone):
         return lower
-    return f"Use --auto-batch or --set training.images_at_once=1: slower, with the same batches. {lower}"
+    how = "--auto-batch or --set" if alone else "--set"
+    return f"Use {how} training.images_at_once=1: slower, with the same batches. {lower}"

@@ -25,13 +25,13 @@ from SegGuidedMMRegLib.networks.registration import (
 from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
 from SegGuidedMMRegLib.pair_affine import shrink
 from SegGuidedMMRegLib.training.data import StudyTensors
+from SegGuidedMMRegLib.training.devices import by_first, make_fabric
 from SegGuidedMMRegLib.training.loop import (
     FitResult,
     Run,
     TrainableStage,
     constant,
     fit,
-    make_fabric,
     one_cycle,
     seed_of,
 )
@@ -166,7 +166,7 @@ def train_registration(
         for n, s, m in zip(tensors.grid.shape, tensors.grid.axis_spacing, shape, strict=True)
     )
     stage = SegmentationRegistration(source, target, spacing, settings, network)
-    describe_registration_network(folder, network)
+    by_first(lambda: describe_registration_network(folder, network))
     return fit(
         stage, name=NAME, steps=settings.steps, folder=folder, config=config.training, reporter=reporter
     )

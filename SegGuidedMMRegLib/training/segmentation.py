@@ -16,6 +16,7 @@ from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network, 
 from SegGuidedMMRegLib.training.appearance import quantile_table
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors
+from SegGuidedMMRegLib.training.devices import by_first, make_fabric
 from SegGuidedMMRegLib.training.intensity import IntensityAugmentation
 from SegGuidedMMRegLib.training.loop import (
     FitResult,
@@ -23,7 +24,6 @@ from SegGuidedMMRegLib.training.loop import (
     TrainableStage,
     constant,
     fit,
-    make_fabric,
     one_cycle,
     seed_of,
 )
@@ -129,7 +129,7 @@ def train_source(
         network = build_segmentation_network(tensors.grid.dimension, len(tensors.structures), settings)
     tensors = tensors.to(make_fabric(config.training).device)
     stage = SourceSegmentation(tensors, augmented, settings, steps=settings.steps, network=network)
-    describe_network(folder, tensors.grid.dimension, list(tensors.structures), settings)
+    by_first(lambda: describe_network(folder, tensors.grid.dimension, list(tensors.structures), settings))
     return fit(
         stage, name=NAME, steps=settings.steps, folder=folder, config=config.training, reporter=reporter
     )

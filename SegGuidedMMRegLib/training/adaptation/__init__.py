@@ -26,7 +26,8 @@ from SegGuidedMMRegLib.training.adaptation.task import (
 )
 from SegGuidedMMRegLib.training.augmentation.samples import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors
-from SegGuidedMMRegLib.training.loop import WEIGHTS_FILE, make_fabric
+from SegGuidedMMRegLib.training.devices import by_first, make_fabric
+from SegGuidedMMRegLib.training.loop import WEIGHTS_FILE
 
 RECORD_FILE = "adaptation.json"
 
@@ -106,7 +107,7 @@ def adapt(
         reporter=reporter,
     )
     snapshots, kept = _train_and_choose(task)
-    return _deliver(task, tensors, snapshots, kept)
+    return by_first(lambda: _deliver(task, tensors, snapshots, kept))
 
 
 def choose(snapshots: list[Snapshot]) -> Snapshot:

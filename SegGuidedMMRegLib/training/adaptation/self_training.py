@@ -35,6 +35,7 @@ from SegGuidedMMRegLib.training.appearance import (
     recolour,
 )
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
+from SegGuidedMMRegLib.training.devices import by_first
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle, seed_of
 from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
 from SegGuidedMMRegLib.training.veil import emptiness, veiled
@@ -119,7 +120,7 @@ class MeanTeacherStage(TrainableStage):
         self._smallest = config.adaptation.vanished_share * torch.tensor(
             usual.median, device=target_images.device
         )
-        sizes = structure_sizes(predict_labels(network, target_images), len(usual.median))
+        sizes = by_first(lambda: structure_sizes(predict_labels(network, target_images), len(usual.median)))
         self._weights = rarity_weights(sizes).to(target_images.device)
         self._spatial = SpatialAugmentation(task.spacing)
         self._noise = AppearanceMix(bias=0.2, noise=0.06, blur_voxels=1.0)
@@ -213,7 +214,7 @@ def _keep_examples(source: RandomisedSource, task: AdaptationTask) -> None:
     """Write a few of the images that are learned from, for people to look at."""
     generator = torch.Generator(task.target_images.device)
     generator.manual_seed(seed_of(task.config.training.seed, "adaptation", "examples"))
-    AugmentedSamples(*source.draw(_EXAMPLES, generator)).save(task.folder)
+    by_first(lambda: AugmentedSamples(*source.draw(_EXAMPLES, generator)).save(task.folder))
 
 
 def _prepare(stage: TrainableStage, network: nn.Module, rate: float, task: AdaptationTask) -> None:

@@ -14,6 +14,7 @@ from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.training.adaptation.collapse import Quality, UsualSizes, assess, structure_sizes
 from SegGuidedMMRegLib.training.augmentation.samples import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors
+from SegGuidedMMRegLib.training.devices import by_first
 from SegGuidedMMRegLib.training.loop import seed_of
 
 
@@ -65,13 +66,15 @@ class AdaptationTask:
         """`network` with its quality on the target images; all are judged on the same perturbed images."""
         settings = self.config.adaptation
         seed = seed_of(self.config.training.seed, "adaptation", "assess")
-        quality = assess(
-            network,
-            self.target_images,
-            self.usual,
-            vanished_share=settings.vanished_share,
-            collapsed_images=settings.collapsed_images,
-            generator=torch.Generator().manual_seed(seed),
+        quality = by_first(
+            lambda: assess(
+                network,
+                self.target_images,
+                self.usual,
+                vanished_share=settings.vanished_share,
+                collapsed_images=settings.collapsed_images,
+                generator=torch.Generator().manual_seed(seed),
+            )
         )
         return Snapshot(name, network, quality, must_not_worsen)
 

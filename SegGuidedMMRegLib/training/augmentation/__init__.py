@@ -28,7 +28,8 @@ from SegGuidedMMRegLib.training.augmentation.velocity import VelocityRegistratio
 from SegGuidedMMRegLib.training.batches import ImagesAtOnce, in_batches
 from SegGuidedMMRegLib.training.checkpoints import CHECKPOINT_FILE, Checkpoints, fingerprint_of
 from SegGuidedMMRegLib.training.data import StudyTensors
-from SegGuidedMMRegLib.training.loop import make_fabric, seed_of
+from SegGuidedMMRegLib.training.devices import by_first, make_fabric
+from SegGuidedMMRegLib.training.loop import seed_of
 
 __all__ = ["AugmentedSamples", "augment", "load_samples"]
 
@@ -56,23 +57,33 @@ def augment(tensors: StudyTensors, config: Config, folder: Path, reporter: Repor
     settings = config.augmentation
     generator = torch.Generator().manual_seed(seed_of(config.training.seed, NAME, "pairs"))
     pairs = [] if settings.method == "none" else choose_pairs(tensors, settings.samples, generator)
-    if pairs:
-        tensors = tensors.to(make_fabric(config.training).device)
-        method = _METHODS[settings.method](tensors, config, folder, reporter)
+    if not pairs:
+        by_first(lambda: _deliver(AugmentedSamples.none(tensors.grid.shape), 0, settings, folder, reporter))
+        return AugmentedSamples.load(folder)
+    tensors = tensors.to(make_fabric(config.training).device)
+    method = _METHODS[settings.method](tensors, config, folder, reporter)
+
+    def make() -> None:
         samples = _make(tensors, pairs, method, config, folder=folder, reporter=reporter)
-    else:
-        samples = AugmentedSamples.none(tensors.grid.shape)
+        _deliver(samples, len(pairs), settings, folder, reporter)
+
+    by_first(make)
+    return AugmentedSamples.load(folder)
+
+
+def _deliver(
+    samples: AugmentedSamples, pairs: int, settings: AugmentationConfig, folder: Path, reporter: Reporter
+) -> None:
     samples.save(folder)
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     dropped = ", ".join(f"{count} {reason}" for reason, count in samples.dropped.items()) or "none"
-    reporter.log(f"{NAME}: {len(samples.images)} of {len(pairs)} samples kept; dropped: {dropped}.")
+    reporter.log(f"{NAME}: {len(samples.images)} of {pairs} samples kept; dropped: {dropped}.")
     if pairs and not len(samples.images):
         reporter.log(
             f"{NAME}: no pair registered well enough, training goes on without. Check the pre-alignment, or "
             f"lower augmentation.min_similarity (now {settings.min_similarity})."
         )
-    reporter.result(NAME, kept=len(samples.images), made=len(pairs), dropped=samples.dropped)
-    return samples
+    reporter.result(NAME, kept=len(samples.images), made=pairs, dropped=samples.dropped)
 
 
 def load_samples(folder: Path) -> AugmentedSamples | None:
