@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from SegGuidedMMRegLib.documents import parse_yaml, read_yaml
+
 PresetName = Literal["paper", "default", "quick"]
 
 
@@ -244,10 +246,7 @@ def load_config(path: Path) -> Config:
     Raises:
         ValueError: naming the file, the key and the nearest known key, for anything that does not fit.
     """
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not readable as YAML: {error}") from None
+    record = read_yaml(path)
     if record is None:
         record = {}
     if not isinstance(record, dict):
@@ -302,10 +301,7 @@ def override(
             raise ValueError(
                 f"--set {setting!r}: expected SECTION.SETTING=VALUE, like segmentation.steps=500."
             )
-        try:
-            record.setdefault(section, {})[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {setting!r}: {text!r} is not readable as a value.") from None
+        record.setdefault(section, {})[key] = parse_yaml(text, f"--set {setting!r}")
     return config_from_dict(record, where="--set") if settings else config
 
 

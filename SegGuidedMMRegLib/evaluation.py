@@ -17,6 +17,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from SegGuidedMMRegLib import metrics
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
 from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.pair_report import (
@@ -33,6 +34,7 @@ from SegGuidedMMRegLib.pair_report import (
     write_pair_report,
 )
 from SegGuidedMMRegLib.study import Role
+from SegGuidedMMRegLib.study_file import require_inside
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import Reporter
@@ -170,7 +172,7 @@ def predictions_of(study: Study, case: Case) -> dict[str, Path]:
     usual = study.prediction_path(case)
     unadapted = study.folder / "predictions_without_adaptation" / case.modality / usual.name
     candidates = {WITHOUT: unadapted, WITH if adapted else PLAIN: usual}
-    return {state: path for state, path in candidates.items() if path.is_file()}
+    return {s: require_inside(study.folder, path) for s, path in candidates.items() if path.is_file()}
 
 
 def group_of(case: Case) -> str:
@@ -369,4 +371,9 @@ def _table(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
 def read_evaluation(study: Study) -> dict[str, Any] | None:
     """The summary in `evaluation.json`; `None` if the study has not been evaluated."""
     path = study.folder / JSON_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: is no evaluation; `segmmreg evaluate {study.folder}` makes it anew.")
+    return record

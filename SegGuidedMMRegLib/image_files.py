@@ -1,7 +1,7 @@
 """Reading image files of any kind into one scalar SimpleITK image, and refusing clearly what is none.
 
-Known are NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, BMP and whatever else SimpleITK reads, and DICOM as one
-file or as the folder of a series.
+Known are NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, GIPL, and DICOM as one file or as the folder of a
+series. What a header claims is checked before the voxels are read (`image_headers.py`).
 """
 
 from __future__ import annotations
@@ -9,22 +9,34 @@ from __future__ import annotations
 import errno
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from SegGuidedMMRegLib.dicom_bytes import is_dicom
+from SegGuidedMMRegLib.image_bytes import ImageError, kind_of
+from SegGuidedMMRegLib.image_headers import check_total, read_header, reason, unreadable
+
+__all__ = [
+    "ImageError",
+    "Spacing",
+    "dicom_series",
+    "read_scalar",
+    "read_vector",
+    "require_whole",
+    "spacing_is_known",
+]
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 _SCREEN_AND_PRINT_DPI = (72, 96, 100, 120, 150, 200, 240, 300, 400, 600, 1200)
 _UNEVEN_SLICES = 0.05
 
 Spacing = float | tuple[float, ...]
+Header = sitk.Image | sitk.ImageFileReader
 
 _PHOTOMETRIC, _PIXEL_SPACING, _IMAGER_SPACING = "0028|0004", "0028|0030", "0018|1164"
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; the message names the file and the remedy."""
 
 
 def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None) -> sitk.Image:
@@ -105,11 +117,11 @@ def spacing_is_known(path: Path | str) -> bool:
     if path.is_dir():
         return True
     if _is_picture(path):
-        return _trusted_density(_read_file(path))
-    if _looks_like_dicom(path):
-        return _dicom_spacing(_read_file(path)) is not None
+        return _trusted_density(read_header(path))
     if not path.is_file():
         raise ImageError(f"{path}: no such file.")
+    if is_dicom(path):
+        return _dicom_spacing(read_header(path)) is not None
     return True
 
 
@@ -117,28 +129,11 @@ def spacing_is_known(path: Path | str) -> bool:
 
 
 def _read_file(path: Path) -> sitk.Image:
-    if not path.exists():
-        raise ImageError(f"{path}: no such file.")
+    reader = read_header(path)
     try:
-        return sitk.ReadImage(str(path))
+        return sitk.ReadImage(str(path), sitk.sitkUnknown, reader.GetImageIO())
     except RuntimeError as error:
-        if "orthonormal" in str(error).lower():
-            raise ImageError(
-                f"{path}: its axes are not at right angles, so it cannot be placed in space. "
-                "Resample it onto a regular grid first (for example with 3D Slicer: load, harden, save)."
-            ) from None
-        raise ImageError(
-            f"{path}: cannot be read as an image ({_reason(error)}). Give NIfTI, NRRD, MHA, PNG, JPEG, TIFF, "
-            "a DICOM file or the folder of one DICOM series."
-        ) from None
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last telling line of an ITK error, without its addresses and source paths."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else "unknown reason"
-    text = text.split("sitk::ERROR:")[-1]
-    return text.split("ITK ERROR:")[-1].strip().rstrip(".")
+        raise unreadable(path, error) from None
 
 
 def _as_scalar(image: sitk.Image, path: Path) -> sitk.Image:
@@ -182,7 +177,7 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in _PICTURES
 
 
-def _trusted_density(image: sitk.Image) -> bool:
+def _trusted_density(image: Header) -> bool:
     """Whether the resolution of a picture is likely that of the patient, not of a screen or printer."""
     spacing = image.GetSpacing()[0]
     if not np.isfinite(spacing) or spacing <= 0 or abs(spacing - 1) < 1e-4:
@@ -207,18 +202,11 @@ def _with_spacing(image: sitk.Image, spacing_mm: Spacing, path: Path) -> sitk.Im
 # -- DICOM ----------------------------------------------------------------------------------------------
 
 
-def _looks_like_dicom(path: Path) -> bool:
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file.")
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
 def _is_dicom(image: sitk.Image) -> bool:
     return image.HasMetaDataKey(_PHOTOMETRIC)
 
 
-def _numbers(image: sitk.Image, tag: str) -> list[float] | None:
+def _numbers(image: Header, tag: str) -> list[float] | None:
     """The numbers of a DICOM tag, or None where it is absent or empty."""
     if not image.HasMetaDataKey(tag):
         return None
@@ -228,7 +216,7 @@ def _numbers(image: sitk.Image, tag: str) -> list[float] | None:
         return None
 
 
-def _dicom_spacing(image: sitk.Image) -> tuple[float, float] | None:
+def _dicom_spacing(image: Header) -> tuple[float, float] | None:
     """(i, j) spacing in mm: PixelSpacing, else ImagerPixelSpacing (at the detector), else None."""
     for tag in (_PIXEL_SPACING, _IMAGER_SPACING):
         values = _numbers(image, tag)
@@ -249,32 +237,51 @@ def _with_tagged_spacing(image: sitk.Image, spacing_mm: Spacing | None, path: Pa
     return image if spacing_mm is None else _with_spacing(image, spacing_mm, path)
 
 
+def dicom_series(folder: Path) -> list[tuple[str, ...]]:
+    """The DICOM series of a folder, each as its files in the order of their places.
+
+    Raises:
+        ImageError: naming the file, if one is damaged.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and is_dicom(path):
+            kind_of(path)
+    reader = sitk.ImageSeriesReader
+    try:
+        return [reader.GetGDCMSeriesFileNames(str(folder), s) for s in reader.GetGDCMSeriesIDs(str(folder))]
+    except RuntimeError as error:
+        raise ImageError(f"{folder}: its DICOM files can't be told apart ({reason(error)}).") from None
+
+
 def _read_series(folder: Path) -> sitk.Image:
     """The only DICOM series of a folder as one image."""
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    series = dicom_series(folder)
     if not series:
         raise ImageError(
             f"{folder}: holds no DICOM series. Give an image file, or the folder of one DICOM series."
         )
     if len(series) > 1:
-        found = "\n".join(_describe(folder, name) for name in series)
+        found = "\n".join(_describe(files) for files in series)
         raise ImageError(
             f"{folder}: holds {len(series)} DICOM series:\n{found}\nPut the wanted one in its own folder."
         )
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    (files,) = series
     first = _as_scalar(_read_file(Path(files[0])), Path(files[0]))
     if len(files) == 1:
         return first
-    _check_slices(folder, files)
+    headers = [read_header(Path(name)) for name in files]
+    check_total(folder, headers)
+    _check_slices(folder, headers)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
+    reader.SetImageIO("GDCMImageIO")
     if _numbers(first, "0028|1053") is not None:  # the rescale slope may differ from slice to slice
         reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
         image = reader.Execute()
     except RuntimeError as error:
         raise ImageError(
-            f"{folder}: its DICOM series cannot be stacked into one volume ({_reason(error)})."
+            f"{folder}: its DICOM series cannot be stacked into one volume ({reason(error)})."
         ) from None
     for key in (_PHOTOMETRIC, _PIXEL_SPACING, _IMAGER_SPACING):
         if first.HasMetaDataKey(key):
@@ -282,9 +289,8 @@ def _read_series(folder: Path) -> sitk.Image:
     return _as_scalar(image, folder)
 
 
-def _describe(folder: Path, series: str) -> str:
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series)
-    header = _header(Path(files[0]))
+def _describe(files: Sequence[str]) -> str:
+    header = read_header(Path(files[0]))
     name = (
         header.GetMetaData("0008|103e").strip()
         if header.HasMetaDataKey("0008|103e")
@@ -293,24 +299,14 @@ def _describe(folder: Path, series: str) -> str:
     return f"  {name}: {len(files)} files, for example {Path(files[0]).name}"
 
 
-def _header(path: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ImageError(f"{path}: cannot be read as DICOM ({_reason(error)}).") from None
-    return reader
-
-
-def _check_slices(folder: Path, files: tuple[str, ...]) -> None:
+def _check_slices(folder: Path, headers: list[sitk.ImageFileReader]) -> None:
     """Refuse a series with missing, doubled or unevenly spaced slices."""
     positions = []
-    for name in files:
-        header = _header(Path(name))
-        if not header.HasMetaDataKey("0020|0032"):
+    for header in headers:
+        position = _numbers(header, "0020|0032")
+        if position is None or len(position) != 3:
             return
-        positions.append([float(part) for part in header.GetMetaData("0020|0032").split("\\")])
+        positions.append(position)
     gaps = np.linalg.norm(np.diff(np.asarray(positions), axis=0), axis=1)
     usual = float(np.median(gaps))
     if usual <= 0 or np.abs(gaps - usual).max() > _UNEVEN_SLICES * usual:

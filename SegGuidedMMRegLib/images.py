@@ -75,7 +75,10 @@ def read_image(path: Path | str, *, spacing_mm: Spacing | None = None) -> Image:
     Raises:
         ImageError: naming the file and the remedy.
     """
-    image = read_scalar(path, spacing_mm=spacing_mm)
+    return _of_file(read_scalar(path, spacing_mm=spacing_mm), path)
+
+
+def _of_file(image: sitk.Image, path: Path | str) -> Image:
     try:
         return Image.from_sitk(image)
     except ValueError as error:
@@ -190,9 +193,10 @@ def read_labels(path: Path | str, *, spacing_mm: Spacing | None = None) -> Label
     path = Path(path)
     if path.name.lower().endswith(".nrrd"):
         image = read_vector(path)
-        record = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+        keys = [key for key in image.GetMetaDataKeys() if key.isprintable()]
+        record = {key: image.GetMetaData(key) for key in keys}
         if "Segment0_ID" in record or "Segment0_Name" in record:
-            return _read_segmentation(image, _segments_of(record), path)
+            return _read_segmentation(image, _segments_of(record, path), path)
     plain = read_image(path, spacing_mm=spacing_mm)
     return LabelMap(_whole_numbers(plain.array, path), plain.grid)
 
@@ -250,32 +254,53 @@ class _StoredSegment:
     layer: int
 
 
-def _segments_of(record: Mapping[str, str]) -> list[_StoredSegment]:
+def _segments_of(record: Mapping[str, str], path: Path) -> list[_StoredSegment]:
     """The segments of a header in order; without LabelValue each is a layer of ones (Slicer before 4.11)."""
     found: list[_StoredSegment] = []
     while f"Segment{len(found)}_ID" in record or f"Segment{len(found)}_Name" in record:
         n = len(found)
-        color = record.get(f"Segment{n}_Color", "0.5 0.5 0.5").split()
-        rgb = tuple(round(255 * min(max(float(c), 0.0), 1.0)) for c in color[:3])
         name = record.get(f"Segment{n}_Name") or record[f"Segment{n}_ID"]
         old = f"Segment{n}_LabelValue" not in record
-        value = 1 if old else int(record[f"Segment{n}_LabelValue"])
-        layer = n if old else int(record.get(f"Segment{n}_Layer", "0"))
-        found.append(_StoredSegment(Segment(value, name, rgb), layer))  # type: ignore[arg-type]
+        value = 1 if old else _whole_number(record, f"Segment{n}_LabelValue", path)
+        layer = n if old else _whole_number(record, f"Segment{n}_Layer", path)
+        found.append(
+            _StoredSegment(Segment(value, name, _colour(record.get(f"Segment{n}_Color", ""))), layer)
+        )
     return found
+
+
+def _whole_number(record: Mapping[str, str], key: str, path: Path) -> int:
+    text = record.get(key, "0").strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ImageError(
+            f"{path}: {key} in its header must be a whole number, got {text[:40]!r}. Save it anew with 3D "
+            "Slicer."
+        )
+    return int(text)
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    """RGB of 0 to 255 from three shares; grey for anything else."""
+    try:
+        red, green, blue = (round(255 * min(max(float(c), 0.0), 1.0)) for c in text.split())
+    except ValueError:
+        return 128, 128, 128
+    return red, green, blue
 
 
 def _read_segmentation(image: sitk.Image, stored: list[_StoredSegment], path: Path) -> LabelMap:
     layers = image.GetNumberOfComponentsPerPixel()
     if layers == 1:
-        plain = Image.from_sitk(image)
+        plain = _of_file(image, path)
         return LabelMap(_whole_numbers(plain.array, path), plain.grid, tuple(s.segment for s in stored))
     values = [s.segment.value for s in stored]
     anew = len(set(values)) < len(values)
     merged: np.ndarray | None = None
     segments: list[Segment] = []
     for n, item in enumerate(stored):
-        one = Image.from_sitk(sitk.VectorIndexSelectionCast(image, item.layer))
+        if item.layer >= layers:
+            raise ImageError(f"{path}: its header names layer {item.layer}, and it has {layers}.")
+        one = _of_file(sitk.VectorIndexSelectionCast(image, item.layer), path)
         mask = one.array == item.segment.value
         value = n + 1 if anew else item.segment.value
         if merged is None:

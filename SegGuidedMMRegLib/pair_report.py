@@ -26,11 +26,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from SegGuidedMMRegLib import __version__, metrics
+from SegGuidedMMRegLib.documents import DocumentError, read_json
 from SegGuidedMMRegLib.fields import SpatialTransform, corner_jacobians_minimum, inverse_consistency_error
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.images import Image, resample
+from SegGuidedMMRegLib.pair_report_file import PairReportFile
 from SegGuidedMMRegLib.points import MatchedLandmarks, PointList, match_points
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 
@@ -200,28 +203,34 @@ def pair_reports(folder: Path, unreadable: list[str] | None = None) -> Iterator[
                 unreadable.append(str(error))
 
 
-def read_pair_report(folder: Path) -> Report:
-    """The report in the folder of a pair, with the folder's name as `pair`.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    try:
-        record = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not {"moving", "fixed", "status"} <= set(record):
-            raise ValueError("moving, fixed or status is missing")
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{folder.name}/{REPORT_NAME} is damaged ({error}): register the pair again."
-        ) from None
-    return {**failed_report("", "", ""), "reasons": [], **record, "pair": folder.name}
-
-
 def report_paths(folder: Path) -> list[Path]:
     """The `report.json` of each registered pair under `folder`; those that are being written do not count."""
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     paths = (folder / name / REPORT_NAME for name in found if not name.startswith("."))
     return [path for path in paths if path.is_file()]
+
+
+def read_pair_report(folder: Path) -> Report:
+    """The report in the folder of a pair, with the folder's name as `pair`.
+
+    What it does not say is as in `failed_report`, without reasons.
+
+    Raises:
+        ValueError: naming file, entry and remedy, if it cannot be read.
+    """
+    path, where = folder / REPORT_NAME, f"{folder.name}/{REPORT_NAME}"
+    if path.is_symlink():
+        raise ValueError(f"{where} is a link: register the pair again.")
+    try:
+        record = read_json(path)
+        PairReportFile.model_validate(record, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ValueError(f"{where} is damaged ({entry}: {first['msg']}): register the pair again.") from None
+    except (DocumentError, OSError) as error:
+        raise ValueError(f"{where} is damaged ({error}): register the pair again.") from None
+    return {**failed_report("", "", ""), "reasons": [], **record, "pair": folder.name}
 
 
 # -- labels -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from SegGuidedMMRegLib.documents import DocumentError, csv_rows, parse_json, read_text
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.space import FloatArray
 
@@ -22,6 +23,7 @@ _SCHEMA = (
 )
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 _RAS = np.array([-1.0, -1.0, 1.0])
+_LONGEST_NUMBER, _LONGEST_NAME = 400, 1000
 
 
 class PointsError(ValueError):
@@ -126,14 +128,13 @@ def read_points(path: Path | str) -> PointList:
         PointsError: naming the file and what is wrong there.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise PointsError(f"{path}: no such file.")
     reader = {".csv": _from_csv, ".mrk.json": _from_json, ".fcsv": _from_fcsv}[_suffix(path)]
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise PointsError(f"{path}: is no UTF-8 text. Save it again as UTF-8.") from None
-    return reader(text, path)
+        return reader(read_text(path), path)
+    except DocumentError as error:
+        raise PointsError(str(error)) from None
 
 
 def write_points(points: PointList, path: Path | str) -> None:
@@ -159,11 +160,11 @@ def _suffix(path: Path) -> str:
 
 def _number(text: object, where: str) -> float:
     try:
-        value = float(str(text))
+        value = float(str(text)[:_LONGEST_NUMBER])
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise PointsError(f"{where}: {text!r} is no coordinate in mm.")
+        raise PointsError(f"{where}: {str(text)[:80]!r} is no coordinate in mm.")
     return value
 
 
@@ -174,7 +175,7 @@ def _to_lps(points: Sequence[Sequence[float]], system: str, where: str) -> Float
         return array
     if known in ("RAS", "0"):
         return array * _RAS
-    raise PointsError(f"{where}: the coordinate system must be LPS or RAS, got {system!r}.")
+    raise PointsError(f"{where}: the coordinate system must be LPS or RAS, got {system[:80]!r}.")
 
 
 # -- CSV ------------------------------------------------------------------------------------------------
@@ -185,18 +186,20 @@ def _from_csv(text: str, path: Path) -> PointList:
     notes = [line.lower() for line in lines if line.startswith("#")]
     body = "\n".join(line for line in lines if line.strip() and not line.startswith("#"))
     delimiter = ";" if body.partition("\n")[0].count(";") >= 3 else ","
-    table = csv.DictReader(io.StringIO(body), delimiter=delimiter)
-    columns = {name.strip().lower(): name for name in table.fieldnames or [] if name}
-    name_column = columns.get("name") or columns.get("label")
+    header, *table = csv_rows(body, str(path), delimiter) or [[]]
+    columns = {name.strip().lower(): n for n, name in enumerate(header) if name}
+    name_column = columns.get("name", columns.get("label"))
     if name_column is None or not {"x", "y", "z"} <= columns.keys():
-        raise PointsError(f"{path}: needs the columns name, x, y, z, found {', '.join(columns) or 'none'}.")
+        found = ", ".join(name[:40] for name in list(columns)[:20])
+        raise PointsError(f"{path}: needs the columns name, x, y, z, found {found or 'none'}.")
     stated = next((n.rsplit(":", 1)[-1] for n in notes if "coordinate" in n and ":" in n), "LPS")
     names, points = [], []
     for number, row in enumerate(table, start=1):
         where = f"{path}, point {number}"
-        names.append((row[name_column] or "").strip() or str(number))
-        xyz = [_number(row[columns[axis]], where) for axis in "xyz"]
-        system = row.get(columns.get("coordinate_system", ""), None) or stated
+        cells = dict(zip(range(len(header)), row, strict=False))
+        names.append(cells.get(name_column, "").strip() or str(number))
+        xyz = [_number(cells.get(columns[axis]), where) for axis in "xyz"]
+        system = cells.get(columns.get("coordinate_system", -1)) or stated
         points.append(_to_lps([xyz], system, where)[0])
     return PointList(tuple(names), np.asarray(points))
 
@@ -214,11 +217,10 @@ def _to_csv(points: PointList) -> str:
 
 
 def _from_json(text: str, path: Path) -> PointList:
-    try:
-        record = json.loads(text)
-        lists = record["markups"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise PointsError(f"{path}: is no markups file of 3D Slicer.") from None
+    record = parse_json(text, str(path))
+    lists = record.get("markups") if isinstance(record, dict) else None
+    if not isinstance(lists, list) or not all(_is_markup(part) for part in lists):
+        raise PointsError(f"{path}: is no markups file of 3D Slicer.")
     names: list[str] = []
     points: list[FloatArray] = []
     for part in lists:
@@ -227,9 +229,14 @@ def _from_json(text: str, path: Path) -> PointList:
         for point in part.get("controlPoints", []):
             if point.get("positionStatus", "defined") != "defined":
                 continue
-            names.append(str(point.get("label") or len(names) + 1))
+            names.append(str(point.get("label") or len(names) + 1)[:_LONGEST_NAME])
             points.append(_json_position(point, part, f"{path}, point {names[-1]!r}"))
     return PointList(tuple(names), np.asarray(points))
+
+
+def _is_markup(part: object) -> bool:
+    points = part.get("controlPoints", []) if isinstance(part, dict) else None
+    return isinstance(points, list) and all(isinstance(point, dict) for point in points)
 
 
 def _json_position(point: dict[str, Any], part: dict[str, Any], where: str) -> FloatArray:
@@ -263,9 +270,7 @@ def _from_fcsv(text: str, path: Path) -> PointList:
     system, columns = "RAS", _FCSV_COLUMNS.split(",")
     names: list[str] = []
     points: list[list[float]] = []
-    for row in csv.reader(text.splitlines()):
-        if not row:
-            continue
+    for row in csv_rows(text, str(path)):
         if row[0].startswith("#"):
             key, _, value = ",".join(row)[1:].partition("=")
             if key.strip().lower() == "coordinatesystem":

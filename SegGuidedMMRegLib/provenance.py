@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.files import write_text_atomically
 
 __all__ = [
@@ -52,7 +53,7 @@ class StageRecord:
     def read(folder: Path) -> StageRecord | None:
         """The record in `folder`; None if there is none, or a damaged one."""
         try:
-            record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+            record = read_json(folder / STAGE_FILE)
             about = {k: v for k, v in record.items() if k not in ("made_from", "made", "complete")}
             return StageRecord(
                 dict(record["made_from"]), dict(record.get("made", {})), record["complete"] is True, about

@@ -25,9 +25,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from SegGuidedMMRegLib.cases import Case, Role, Structure, values_to_indices
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.space import FloatArray, Grid
-from SegGuidedMMRegLib.study_file import StudyError, check_name, read_record, resolve_inside
+from SegGuidedMMRegLib.study_file import (
+    StudyError,
+    check_links,
+    check_name,
+    read_record,
+    require_inside,
+    resolve_inside,
+)
 from SegGuidedMMRegLib.study_record import check_study, parts_from_record, to_record
 
 if TYPE_CHECKING:
@@ -115,9 +123,10 @@ class Study:
         from SegGuidedMMRegLib.config import load_config, preset
 
         folder = Path(folder)
-        path = folder / "study.yaml"
+        path = require_inside(folder, folder / "study.yaml")
         record = read_record(path)
-        settings = folder / "config.yaml"
+        check_links(folder)
+        settings = require_inside(folder, folder / "config.yaml")
         config = load_config(settings) if settings.is_file() else preset("default")
         try:
             return Study(folder, config=config, **parts_from_record(record))
@@ -198,7 +207,7 @@ class Study:
 
         if case.label is None:
             raise StudyError(f"The case {case.key} has no labels.")
-        labels = read_labels(resolve_inside(self.folder, case.label))
+        labels = read_labels(_one_file(self.folder, case.label))
         values_to_indices(labels.array, self.structures, case.label)
         return labels
 
@@ -221,15 +230,18 @@ class Study:
     # -- where results lie ------------------------------------------------------------------------------
     def stage_folder(self, stage: str) -> Path:
         """Folder of a stage's weights, settings and logs."""
-        return self.folder / "models" / check_name(stage, "stage")
+        return require_inside(self.folder, self.folder / "models" / check_name(stage, "stage"))
 
     def prediction_path(self, case: Case) -> Path:
         """Where the predicted segmentation of `case` lies."""
-        return self.folder / "predictions" / case.modality / f"{case.name}.seg.nrrd"
+        return require_inside(
+            self.folder, self.folder / "predictions" / case.modality / f"{case.name}.seg.nrrd"
+        )
 
     def registration_folder(self, moving: Case | str, fixed: Case | str) -> Path:
         """Where the registration of `moving` to `fixed` lies; a name is an image outside the study."""
-        return self.folder / "registrations" / f"{self.file_name(moving)}--{self.file_name(fixed)}"
+        name = f"{self.file_name(moving)}--{self.file_name(fixed)}"
+        return require_inside(self.folder, self.folder / "registrations" / name)
 
     def file_name(self, case: Case | str) -> str:
         """The name of the case; with its modality, where both modalities have a case of this name."""
@@ -334,7 +346,7 @@ class TrainingView:
                 f"The case {case.key} has no labels for training; labels of test cases, of target cases and "
                 "those marked for evaluation are never shown to training."
             )
-        labels = read_labels(resolve_inside(self.folder, allowed.label))
+        labels = read_labels(_one_file(self.folder, allowed.label))
         return Image(values_to_indices(labels.array, self.structures, allowed.label), labels.grid)
 
     def study_to_case(self, case: Case) -> FloatArray:
@@ -380,7 +392,15 @@ def _for_training(case: Case, source: str) -> Case:
 def _read_image(folder: Path, case: Case) -> Image:
     from SegGuidedMMRegLib.images import read_image
 
-    return read_image(resolve_inside(folder, case.image))
+    return read_image(_one_file(folder, case.image))
+
+
+def _one_file(folder: Path, relative: str) -> Path:
+    """The image or label map `relative`: one file, which holds its voxels itself."""
+    path = resolve_inside(folder, relative)
+    if path.is_dir() or path.suffix.lower() in (".nhdr", ".mhd", ".hdr", ".img"):
+        raise StudyError(f"{path}: images of a study are one file each; add it anew with `segmmreg add`.")
+    return path
 
 
 def _study_to_case(path: Path, case: Case) -> FloatArray:
@@ -401,12 +421,15 @@ def _study_to_case(path: Path, case: Case) -> FloatArray:
 @lru_cache(maxsize=4)
 def _affines(path: Path, *_state: int) -> Mapping[str, ArrayLike]:
     """What `affines.json` holds, read once while the file stays as it is: there may be thousands of cases."""
-    found: Mapping[str, ArrayLike] = json.loads(path.read_text(encoding="utf-8"))["study_to_case_lps"]
+    found: Mapping[str, ArrayLike] = read_json(path)["study_to_case_lps"]
     return found
 
 
 def _check_affine(matrix: ArrayLike, where: str) -> FloatArray:
-    m = np.asarray(matrix, dtype=float)
+    try:
+        m = np.asarray(matrix, dtype=float)
+    except (ValueError, TypeError):
+        m = np.zeros(0)
     if m.shape != (4, 4) or not np.isfinite(m).all() or abs(np.linalg.det(m)) < 1e-9:
-        raise StudyError(f"{where}: expected an invertible 4x4 matrix, got {m.tolist()}.")
+        raise StudyError(f"{where}: expected an invertible 4x4 matrix, got {str(matrix)[:200]}.")
     return m

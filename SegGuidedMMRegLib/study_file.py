@@ -7,9 +7,12 @@ that the message names the entry), and no path may lead out of the study folder.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+from SegGuidedMMRegLib.documents import DocumentError, read_yaml
 
 FORMAT = 1
 FORBIDDEN_IN_NAMES = '/\\<>:"|?*'
@@ -68,12 +71,46 @@ def resolve_inside(folder: Path, relative: str) -> Path:
     Raises:
         StudyError: if a symbolic link leads out of `folder`.
     """
-    path = folder / check_inside(relative, str(folder))
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise StudyError(
-            f"{path} is a link that leads out of the study folder; put a copy of the file there."
-        )
+    return require_inside(folder, folder / check_inside(relative, str(folder)))
+
+
+def require_inside(folder: Path, path: Path) -> Path:
+    """`path` if it lies in `folder` also after links are followed; it need not exist.
+
+    Raises:
+        StudyError: if a symbolic link leads out of `folder`, or nowhere.
+    """
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise StudyError(f"{path} can't be followed ({error}); put a copy of the file there.") from None
+    if not inside:
+        raise StudyError(f"{path} is a link that leads out of the study folder; put a copy of it there.")
     return path
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a study whose folders are links that lead out of it: results would be written there.
+
+    Raises:
+        StudyError: naming the link.
+    """
+    for first in _entries(folder, folder):
+        for second in _entries(folder, first):
+            if first.name == "models":
+                _entries(folder, second)
+
+
+def _entries(study: Path, folder: Path) -> list[Path]:
+    """The folders in `folder`, once its links are checked."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if entry.is_symlink():
+            require_inside(study, Path(entry.path))
+    return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -83,18 +120,14 @@ def read_record(path: Path) -> dict[str, Any]:
         FileNotFoundError: saying how to make a study, if there is none.
         StudyError: if it is not YAML, or of a later format.
     """
-    import yaml
-
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} is not a study: there is no {path.name}. `segmmreg new` makes one."
         )
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        record = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not readable as YAML: {error}") from None
-    record = mapping(record, str(path))
+        record = mapping(read_yaml(path), str(path))
+    except DocumentError as error:
+        raise StudyError(str(error)) from None
     if record.get("format") != FORMAT:
         raise StudyError(
             f"{path}: format {record.get('format')!r} is not the format {FORMAT} that this version reads; "

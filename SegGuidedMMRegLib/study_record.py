@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from SegGuidedMMRegLib.cases import Case, Role, Structure
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study_file import FORMAT, StudyError, check_keys, check_name, mapping, sequence
+
+LARGEST_GRID = 512**3
+"""Voxels of a study grid at most; networks work on a few million."""
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.study import Study
@@ -45,6 +49,11 @@ def _refuse_doubles(names: Sequence[str], what: str) -> None:
 
 
 def _check_grid(grid: Grid, dimension: int) -> None:
+    if math.prod(grid.size) > LARGEST_GRID:
+        raise StudyError(
+            f"the study grid has {' x '.join(map(str, grid.size))} voxels, more than {LARGEST_GRID}. Choose "
+            "a coarser one."
+        )
     if grid.dimension != dimension:
         raise StudyError(f"the grid has {grid.dimension} dimensions, the study {dimension}.")
     if not grid.is_close(Grid.centred(grid.size, grid.spacing)):

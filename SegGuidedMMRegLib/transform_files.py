@@ -21,22 +21,18 @@ import SimpleITK as sitk
 
 from SegGuidedMMRegLib.displacement import (
     DisplacementField,
-    FieldError,
     SpatialTransform,
     grid_between_corners,
 )
 from SegGuidedMMRegLib.files import atomic_path
-from SegGuidedMMRegLib.image_files import require_whole
+from SegGuidedMMRegLib.image_files import ImageError, read_vector, require_whole
 from SegGuidedMMRegLib.sampling import grid_of
 from SegGuidedMMRegLib.space import FloatArray, Grid
+from SegGuidedMMRegLib.transform_headers import TransformFileError, cannot_be_read, check_transform_file
 
 COMPOSITE_SUFFIXES = (".h5", ".tfm", ".txt")
 FIELD_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 _TYPE_KEY = "displacement field type"
-
-
-class TransformFileError(FieldError):
-    """A file that holds no transform of ours; the message names it and the remedy."""
 
 
 def write_transform(
@@ -102,11 +98,16 @@ def read_transform(path: Path | str, *, reference: Grid | None = None) -> Spatia
     """
     path = Path(path)
     suffix = _suffix(path)
-    if not path.is_file():
-        raise TransformFileError(f"{path}: no such file.")
-    if suffix in COMPOSITE_SUFFIXES:
-        return _from_sitk(_read_sitk(path), path, reference)
-    return SpatialTransform(_read_field(path))
+    try:
+        if suffix in COMPOSITE_SUFFIXES:
+            return _from_sitk(_read_sitk(path), path, reference)
+        return SpatialTransform(_read_field(path))
+    except TransformFileError:
+        raise
+    except ImageError as error:
+        raise TransformFileError(str(error)) from None
+    except (ValueError, RuntimeError) as error:
+        raise TransformFileError(f"{path}: holds no usable transform: {error}") from None
 
 
 def _suffix(path: Path) -> str:
@@ -137,6 +138,7 @@ def _whole_displacement(transform: SpatialTransform, grid: Grid) -> Displacement
 
 
 def _read_sitk(path: Path) -> sitk.Transform:
+    check_transform_file(path)
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
@@ -145,9 +147,7 @@ def _read_sitk(path: Path) -> sitk.Transform:
                 f"{path}: holds an inverse field, which only 3D Slicer can read. In Slicer invert the "
                 "transform node and save it again, or convert it to a grid transform."
             ) from None
-        raise TransformFileError(
-            f"{path}: cannot be read as a transform. Give an ITK transform file."
-        ) from None
+        raise cannot_be_read(path) from None
     if transform.GetDimension() != 3:
         raise TransformFileError(
             f"{path}: holds a transform of {transform.GetDimension()} dimensions. Write it in three: "
@@ -216,10 +216,7 @@ def _field(image: sitk.Image) -> DisplacementField:
 
 
 def _read_field(path: Path) -> DisplacementField:
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError:
-        raise TransformFileError(f"{path}: cannot be read as a displacement field.") from None
+    image = read_vector(path)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise TransformFileError(
             f"{path}: a displacement field has three components in three dimensions, this image has "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -213,8 +212,15 @@ def _move_points(transform: SpatialTransform, path: Path, out: Path) -> str:
 
 
 def _failure(folder: Path) -> str | None:
+    from SegGuidedMMRegLib.pair_report import read_pair_report
+
     path = folder / "report.json"
     if not path.is_file():
         return "report.json is missing; register the pair again"
-    report = json.loads(path.read_text(encoding="utf-8"))
-    return None if report.get("status") == "ok" else "; ".join(report.get("reasons", ["no reason given"]))
+    if any(entry.is_symlink() for entry in folder.iterdir()):
+        return "it holds links to other files; register the pair again"
+    try:
+        report = read_pair_report(folder)
+    except ValueError as error:
+        return str(error)
+    return None if report["status"] == "ok" else "; ".join(report["reasons"] or ["no reason given"])

@@ -7,15 +7,17 @@ Files belong together by name: `knee 7.png`, `knee 7.seg.nrrd`, `knee 7_label.ni
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.cases import LabelUse, Role
+from SegGuidedMMRegLib.dicom_bytes import is_dicom
+from SegGuidedMMRegLib.documents import csv_rows, parse_yaml, read_text
 from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys
 
 _IMAGE_SUFFIXES = [
@@ -150,10 +152,10 @@ def _listed(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Path]
             continue
         for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
             if path.is_dir():
-                series = any(_is_dicom(p) for p in path.iterdir() if p.is_file())
+                series = any(is_dicom(p) for p in path.iterdir() if p.is_file())
                 _put(path, series, found, aside, "a folder without DICOM files; name it by itself")
             else:
-                fits = path.name.lower().endswith(tuple(suffixes)) or _is_dicom(path)
+                fits = path.name.lower().endswith(tuple(suffixes)) or is_dicom(path)
                 _put(path, fits, found, aside, "no known kind of file")
     return found, aside
 
@@ -165,11 +167,6 @@ def _put(path: Path, fits: bool, found: list[Path], aside: list[tuple[Path, str]
         aside.append((path, reason))
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
 def _is_one_series(folder: Path) -> bool:
     """Whether the folder holds the slices of one DICOM volume, and so is one image.
 
@@ -177,12 +174,11 @@ def _is_one_series(folder: Path) -> bool:
         StudyError: if it holds the slices of several: which slices are a volume, subfolders must say.
     """
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    if len(files) < 2 or not any(_is_dicom(p) for p in files):
+    if len(files) < 2 or not any(is_dicom(p) for p in files):
         return False
-    import SimpleITK as sitk
+    from SegGuidedMMRegLib.image_files import dicom_series
 
-    reader = sitk.ImageSeriesReader
-    series = [reader.GetGDCMSeriesFileNames(str(folder), s) for s in reader.GetGDCMSeriesIDs(str(folder))]
+    series = dicom_series(folder)
     volumes = [names for names in series if len(names) > 1 and _has_position(names[0])]
     if volumes and len(series) > 1:
         raise StudyError(
@@ -195,12 +191,9 @@ def _is_one_series(folder: Path) -> bool:
 
 def _has_position(path: str) -> bool:
     """Whether a DICOM file says where its slice lies, which pictures such as radiographs do not."""
-    import SimpleITK as sitk
+    from SegGuidedMMRegLib.image_headers import read_header
 
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    reader.ReadImageInformation()
-    return bool(reader.HasMetaDataKey("0020|0032"))
+    return bool(read_header(Path(path)).HasMetaDataKey("0020|0032"))
 
 
 def _by_name(paths: Sequence[Path], suffixes: Sequence[str], ending: re.Pattern[str]) -> dict[str, Path]:
@@ -287,27 +280,26 @@ def with_table(candidates: Sequence[Candidate], table: Path) -> tuple[Candidate,
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such list.")
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     if path.suffix.lower() in (".yaml", ".yml"):
-        import yaml
-
-        try:
-            record = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise StudyError(f"{path}: not readable as YAML: {error}") from None
+        record = parse_yaml(text, str(path))
         rows = record.get("cases") if isinstance(record, dict) else record
         if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
             raise StudyError(f"{path}: expected a list of cases, each with names and values.")
         return [(f"{path}, case {n}", row) for n, row in enumerate(rows, 1)]
     first = text.partition("\n")[0]
-    reader = csv.DictReader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ",")
-    return [(f"{path}, line {n}", _stripped(row, path, n)) for n, row in enumerate(reader, 2)]
+    delimiter = ";" if first.count(";") > first.count(",") else ","
+    header, *rest = csv_rows(text, str(path), delimiter) or [[]]
+    columns = [name.strip() for name in header]
+    if len(set(columns)) < len(columns):
+        raise StudyError(f"{path}: a column is there twice: {', '.join(columns)[:200]}.")
+    return [(f"{path}, line {n}", _row(columns, row, path, n)) for n, row in enumerate(rest, 2)]
 
 
-def _stripped(row: dict[str, Any], path: Path, line: int) -> dict[str, Any]:
-    if None in row:
+def _row(columns: Sequence[str], values: Sequence[str], path: Path, line: int) -> dict[str, Any]:
+    if len(values) > len(columns):
         raise StudyError(f"{path}, line {line}: has more values than the first line has columns.")
-    return {str(k).strip(): (v or "").strip() for k, v in row.items()}
+    return {name: value.strip() for name, value in zip_longest(columns, values, fillvalue="")}
 
 
 def _text(row: Mapping[str, Any], key: str) -> str | None:
@@ -319,8 +311,12 @@ def _file(row: Mapping[str, Any], key: str, folder: Path, where: str) -> Path | 
     text = _text(row, key)
     if text is None:
         return None
-    path = folder / Path(text).expanduser()
-    if not path.exists():
+    try:
+        path = folder / Path(text).expanduser()
+        there = path.exists()
+    except (ValueError, OSError, RuntimeError) as error:  # such as a NUL in it, or no such user after ~
+        raise StudyError(f"{where}: {key} {text[:80]!r} is no path ({error}).") from None
+    if not there:
         raise StudyError(f"{where}: {key} {text!r} is not there (looked for {path}).")
     return path
 
@@ -351,8 +347,8 @@ def _spacing(value: object, where: str) -> tuple[float, ...] | None:
     parts = value if isinstance(value, list) else str(value or "").replace("x", " ").split()
     try:
         numbers = tuple(float(p) for p in parts)
-    except ValueError:
-        raise StudyError(f"{where}: spacing must be numbers in mm, got {value!r}.") from None
+    except (ValueError, TypeError):
+        raise StudyError(f"{where}: spacing must be numbers in mm, got {str(value)[:80]!r}.") from None
     return check_spacing(numbers, where) if numbers else None
 
 

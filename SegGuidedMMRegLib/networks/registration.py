@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor, nn
 
 from SegGuidedMMRegLib.deformation import compose
+from SegGuidedMMRegLib.documents import read_yaml
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.networks.weights import load_weights
 
@@ -140,9 +141,9 @@ def load_registration_network(folder: Path) -> RegistrationNetwork:
     """
     path = folder / _FILE
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = read_yaml(path)
         network = build_registration_network(record["dimension"], record["channels"], record["shape"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
     load_weights(network, folder / "weights.safetensors")
     return network.eval()

@@ -11,6 +11,7 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from SegGuidedMMRegLib.config import SegmentationConfig
+from SegGuidedMMRegLib.documents import read_yaml
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.networks.weights import load_weights
 
@@ -84,10 +85,10 @@ def load_segmentation_network(folder: Path) -> SegmentationNetwork:
     """
     path = folder / _FILE
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = read_yaml(path)
         config = SegmentationConfig.model_validate(record["segmentation"])
         network = build_segmentation_network(record["dimension"], len(record["structures"]), config)
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
     load_weights(network, folder / "weights.safetensors")
     return network.eval()

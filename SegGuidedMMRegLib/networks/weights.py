@@ -27,6 +27,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     try:
         state: dict[str, torch.Tensor] = load_file(path)
+        broken = [key for key, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+        if broken:
+            raise ValueError(
+                f"{path}: the weights hold values that are not numbers (NaN or infinite, first in "
+                f"{broken[0]}). Train this stage again."
+            )
         network.load_state_dict(state)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: no readable weights ({error}). Train this stage again.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from SegGuidedMMRegLib import __version__
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.evaluation import (
     CSV_NAME,
     JSON_NAME,
@@ -268,7 +268,7 @@ def _stages(study: Study) -> list[dict[str, Any]]:
 def _record(path: Path) -> dict[str, Any] | None:
     """A JSON object of a stage; `None` where there is none or it is damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

@@ -21,6 +21,7 @@ from SegGuidedMMRegLib.report import pictures
 from SegGuidedMMRegLib.report.pictures import Outline
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Case, Structure, Study
+from SegGuidedMMRegLib.study_file import require_inside
 from SegGuidedMMRegLib.transform_files import read_transform
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ def pair_strips(study: Study, report: Report) -> list[Strip]:
     moving = _side(study, report["moving"], report["moving_modality"], labels["moving"])
     fixed = _side(study, report["fixed"], report["fixed_modality"], labels["fixed"])
     folder = study.folder / "registrations" / report["pair"]
-    forward = read_transform(folder / "forward.h5")
+    forward = read_transform(require_inside(study.folder, folder / "forward.h5"))
     warped = forward.warp_image(moving.image, fixed.image.grid)
     views = pictures.views(fixed.image.grid, _mask(fixed.labels))
     moving_views = pictures.views(moving.image.grid, _mask(moving.labels))

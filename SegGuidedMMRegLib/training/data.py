@@ -18,6 +18,7 @@ from SegGuidedMMRegLib.files import atomic_path
 from SegGuidedMMRegLib.images import Image, normalised_study_image, resample, smooth_for_grid
 from SegGuidedMMRegLib.space import FloatArray, Grid
 from SegGuidedMMRegLib.study import Case, TrainingView
+from SegGuidedMMRegLib.study_file import resolve_inside
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class _Reader:
 
     def _key(self, file: str, affine: FloatArray, kind: str) -> str:
         what = (kind, repr(self._view.grid), np.round(affine, 9).tolist())
-        return digest_of(what, self._digests(self._view.folder / file))[:32]
+        return digest_of(what, self._digests(resolve_inside(self._view.folder, file)))[:32]
 
     def _cached(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         path = self._folder / f"{key}.npy"

@@ -19,6 +19,7 @@ import numpy as np
 
 from SegGuidedMMRegLib.config import PrealignConfig
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.images import Image, read_image, write_image
@@ -206,18 +207,30 @@ def _digest(study: Study, case: Case, digests: FileDigests) -> str:
 
 def _stored(folder: Path) -> dict[str, Any]:
     path = folder / "alignments.json"
-    if not path.is_file():
-        return {}
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+        stored = read_json(path)
+    except (ValueError, OSError):
         return {}
     return stored if isinstance(stored, dict) else {}
 
 
 def _kept(folder: Path, settings: str) -> dict[str, dict[str, Any]]:
     stored = _stored(folder)
-    return dict(stored["alignments"]) if stored.get("settings") == settings else {}
+    records = stored.get("alignments")
+    if stored.get("settings") != settings or not isinstance(records, dict):
+        return {}
+    return {key: record for key, record in records.items() if _is_whole(record)}
+
+
+def _is_whole(record: object) -> bool:
+    """Whether a stored alignment is one of ours; a damaged one is made anew."""
+    if not isinstance(record, dict) or not {"digest", "level", "score", "reason"} <= record.keys():
+        return False
+    try:
+        matrix = np.asarray(record.get("study_to_case_lps"), dtype=float)
+    except (ValueError, TypeError):
+        return False
+    return matrix.shape == (4, 4) and bool(np.isfinite(matrix).all())
 
 
 def _record(found: Alignment, digest: str) -> dict[str, Any]:

@@ -372,7 +372,9 @@ def test_export_writes_other_formats_that_itk_reads_the_same(
         folder.mkdir(parents=True)
         for name in ("forward.h5", "inverse.h5"):
             (folder / name).write_bytes((shifted / name).read_bytes())
-        (folder / "report.json").write_text(json.dumps({"status": status, "reasons": ["folds"]}))
+        (folder / "report.json").write_text(
+            json.dumps({"moving": "d0", "fixed": "x0", "status": status, "reasons": ["folds"]})
+        )
         (folder / "warped_image.nrrd").write_bytes((shifted / "moving.nrrd").read_bytes())
     out = folders / "out"
     given = (

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from SegGuidedMMRegLib.documents import parse_json
 from SegGuidedMMRegLib.files import atomic_path
 
 SAMPLES_FILE = "samples.safetensors"
@@ -60,9 +61,9 @@ class AugmentedSamples:
         path = folder / SAMPLES_FILE
         try:
             with safe_open(path, framework="pt") as file:
-                about: dict[str, Any] = json.loads(file.metadata()["about"])
+                about: dict[str, Any] = parse_json(file.metadata()["about"], str(path))
                 images, labels = file.get_tensor("images"), file.get_tensor("labels")
             names = (tuple(about["moving"]), tuple(about["fixed"]))
             return AugmentedSamples(images, labels, *names, about["dropped"])
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: no readable samples ({error}). Run the augmentation again.") from None
