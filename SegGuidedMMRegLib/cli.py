@@ -20,7 +20,7 @@ import tyro
 from SegGuidedMMRegLib import __version__
 from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, New
-from SegGuidedMMRegLib.commands.info import Info
+from SegGuidedMMRegLib.commands.info import Info, ShowStatus
 from SegGuidedMMRegLib.commands.register import Register
 from SegGuidedMMRegLib.commands.transforms import Apply, Export
 from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment, Train
@@ -50,6 +50,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "report": ReportPage,
     "export": Export,
+    "status": ShowStatus,
     "info": Info,
 }
 _NAMES = {command: name for name, command in COMMANDS.items()}

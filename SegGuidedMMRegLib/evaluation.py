@@ -17,9 +17,12 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from SegGuidedMMRegLib import metrics
+from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
+from SegGuidedMMRegLib.freshness import Freshness
 from SegGuidedMMRegLib.images import read_labels
+from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.pair_report import (
     MEASURES,
     STATES,
@@ -117,6 +120,8 @@ def evaluate(study: Study, reporter: Reporter) -> Evaluation:
     Raises:
         StudyError: if a label map holds values that are no structure of the study.
     """
+    digests = FileDigests.of_study(study.folder)
+    made_from = Freshness(study, digests).evaluation()
     rows, missing = _all_segmentation_rows(study, reporter)
     pairs: list[Report] = []
     unreadable: list[str] = []
@@ -131,9 +136,12 @@ def evaluate(study: Study, reporter: Reporter) -> Evaluation:
         "segmentation": _segmentation_summary(study, rows),
         "registration": _registration_summary(pairs),
         "problems": [*missing, *unreadable],
+        "made_from": made_from,
+        "origin": origin(study.config),
     }
     summary["headline"] = _headline(study, summary)
     write_text_atomically(study.folder / JSON_NAME, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    digests.save()
     for problem in summary["problems"][:_SHOWN_PROBLEMS]:
         reporter.log(problem)
     if len(summary["problems"]) > _SHOWN_PROBLEMS:

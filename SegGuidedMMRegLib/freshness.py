@@ -7,13 +7,16 @@ a number that grows when the code of the stage gives something else. Nothing her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from SegGuidedMMRegLib import provenance
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
-from SegGuidedMMRegLib.study import Case, Study, StudyError, TrainingView
+from SegGuidedMMRegLib.image_files import nrrd_key
+from SegGuidedMMRegLib.study import Case, Role, Study, StudyError, TrainingView
 from SegGuidedMMRegLib.study_file import resolve_inside
 
 TRAINED_STAGES = ("augmentation", "segmentation", "adaptation", "registration")
@@ -43,7 +46,38 @@ _INPUTS: dict[str, tuple[str, ...]] = {
     "registration": ("source images", "labels", "target images"),
 }
 
-State = Literal["up to date", "out of date", "missing", "cut off", "damaged", "waits"]
+_HEADER_KEY = "SegGuidedMMReg"
+
+State = Literal["up to date", "out of date", "missing", "cut off", "damaged", "waits", "running"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted segmentation, there or not.
+
+    Attributes:
+        case: of it.
+        adapted: whether the target's own network makes it.
+        path: of its file.
+        made_from: digest of what it would be made from.
+    """
+
+    case: Case
+    adapted: bool
+    path: Path
+    made_from: str
+
+    def is_fresh(self) -> bool:
+        """Whether the file is there, as it would be made now."""
+        try:
+            record = json.loads(nrrd_key(self.path, _HEADER_KEY) or "")
+        except ValueError:
+            return False
+        return isinstance(record, dict) and record.get("made_from") == self.made_from
+
+    def header(self, origin: Mapping[str, object]) -> dict[str, str]:
+        """What the header of the file says of that: a JSON object, in one entry that other programs skip."""
+        return {_HEADER_KEY: json.dumps({"made_from": self.made_from, **origin})}
 
 
 @dataclass(frozen=True)
@@ -95,12 +129,40 @@ class Freshness:
         folder = self.study.stage_folder(stage)
         return self.digests.of_all(folder / name for name in MADE[stage])
 
-    def prediction(self, case: Case, *, adapted: bool = True) -> str:
-        """Digest of what the predicted segmentation of a case would be made from.
+    def predictions(self) -> list[Prediction]:
+        """The predicted segmentations that the study has when all cases are segmented.
 
         Raises:
-            StudyError: if the case is not pre-aligned.
+            StudyError: if a case is not pre-aligned.
         """
+        found = []
+        for case in self.study.cases:
+            compared = case.modality == self.study.target and case.role == Role.TEST
+            for adapted in (True, False) if compared else (True,):
+                path = self.study.prediction_path(case, adapted=adapted)
+                found.append(Prediction(case, adapted, path, self._prediction(case, adapted)))
+        return found
+
+    def evaluation(self) -> dict[str, str]:
+        """Digests of what the evaluation would be made from."""
+        folder = self.study.folder
+        labels = (c.label for c in self.study.cases if c.label is not None)
+        predicted = (
+            self.study.prediction_path(c, adapted=a) for c in self.study.cases for a in (True, False)
+        )
+        return {
+            "cases": digest_of([(c.key, c.role, c.label_use) for c in self.study.cases]),
+            "labels": self.digests.of_all(resolve_inside(folder, label) for label in labels),
+            "segmentations": self.digests.of_all(predicted),
+            "registrations": self.digests.of_all(sorted(folder.glob("registrations/*/report.json"))),
+        }
+
+    def page(self) -> str:
+        """Digest of what the report page would be made from."""
+        stages = (self.study.stage_folder(stage) / provenance.STAGE_FILE for stage in TRAINED_STAGES)
+        return self.digests.of_all([self.study.folder / "evaluation.json", *stages])
+
+    def _prediction(self, case: Case, adapted: bool) -> str:
         study = self.study
         stage = "adaptation" if adapted and case.modality == study.target else "segmentation"
         return digest_of(

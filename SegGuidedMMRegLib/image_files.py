@@ -32,6 +32,7 @@ __all__ = [
 _PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 _SCREEN_AND_PRINT_DPI = (72, 96, 100, 120, 150, 200, 240, 300, 400, 600, 1200)
 _UNEVEN_SLICES = 0.05
+_MOST_HEADER_LINES, _LONGEST_LINE = 10_000, 1 << 16
 
 Spacing = float | tuple[float, ...]
 Header = sitk.Image | sitk.ImageFileReader
@@ -92,6 +93,22 @@ def _unpacked_bytes(path: Path) -> int:
     except (EOFError, OSError, zlib.error):
         return -1
     return found
+
+
+def nrrd_key(path: Path, key: str) -> str | None:
+    """An entry of the header of a NRRD file, without reading more than the header; None if there is none."""
+    prefix = f"{key}:=".encode()
+    try:
+        with path.open("rb") as file:
+            for _ in range(_MOST_HEADER_LINES):
+                line = file.readline(_LONGEST_LINE)
+                if not line.strip():
+                    return None
+                if line.startswith(prefix):
+                    return line[len(prefix) :].decode("utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def read_vector(path: Path | str) -> sitk.Image:

@@ -201,7 +201,13 @@ def read_labels(path: Path | str, *, spacing_mm: Spacing | None = None) -> Label
     return LabelMap(_whole_numbers(plain.array, path), plain.grid)
 
 
-def write_labels(labels: Image, structures: Sequence[SegmentLike], path: Path | str) -> None:
+def write_labels(
+    labels: Image,
+    structures: Sequence[SegmentLike],
+    path: Path | str,
+    *,
+    keys: Mapping[str, str] | None = None,
+) -> None:
     """Write a label map, whole or not at all; `.seg.nrrd` gets the names and colours of `structures`.
 
     Args:
@@ -209,6 +215,7 @@ def write_labels(labels: Image, structures: Sequence[SegmentLike], path: Path | 
         structures: each with `value`, `name` and `color`; those without a voxel are written too, as empty
             segments.
         path: `.seg.nrrd` opens in 3D Slicer as a segmentation, other suffixes hold the numbers alone.
+        keys: further entries for the header of a `.seg.nrrd`, a line of text each.
 
     Raises:
         ImageError: naming the file, where the labels hold a value without a structure.
@@ -225,7 +232,8 @@ def write_labels(labels: Image, structures: Sequence[SegmentLike], path: Path | 
         write_image(plain, path)
         return
     image = plain.to_sitk()
-    for key, value in _segmentation_record(array.reshape(labels.grid.size[::-1]), structures).items():
+    record = _segmentation_record(array.reshape(labels.grid.size[::-1]), structures)
+    for key, value in {**record, **(keys or {})}.items():
         image.SetMetaData(key, value)
     write_sitk(image, path)
 

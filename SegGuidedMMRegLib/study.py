@@ -232,11 +232,10 @@ class Study:
         """Folder of a stage's weights, settings and logs."""
         return require_inside(self.folder, self.folder / "models" / check_name(stage, "stage"))
 
-    def prediction_path(self, case: Case) -> Path:
-        """Where the predicted segmentation of `case` lies."""
-        return require_inside(
-            self.folder, self.folder / "predictions" / case.modality / f"{case.name}.seg.nrrd"
-        )
+    def prediction_path(self, case: Case, *, adapted: bool = True) -> Path:
+        """Where the predicted segmentation of `case` lies, with or without adaptation."""
+        place = "predictions" if adapted else "predictions_without_adaptation"
+        return require_inside(self.folder, self.folder / place / case.modality / f"{case.name}.seg.nrrd")
 
     def registration_folder(self, moving: Case | str, fixed: Case | str) -> Path:
         """Where the registration of `moving` to `fixed` lies; a name is an image outside the study."""

@@ -25,6 +25,7 @@ from SegGuidedMMRegLib.displacement import (
     grid_between_corners,
 )
 from SegGuidedMMRegLib.files import atomic_path
+from SegGuidedMMRegLib.hdf5_times import forget_times
 from SegGuidedMMRegLib.image_files import ImageError, read_vector, require_whole
 from SegGuidedMMRegLib.sampling import grid_of
 from SegGuidedMMRegLib.space import FloatArray, Grid
@@ -65,6 +66,8 @@ def write_transform(
         if suffix in COMPOSITE_SUFFIXES:
             sitk.WriteTransform(_resampled(transform, grid).to_sitk(), str(temporary))
             _require_end(temporary)
+            if suffix == ".h5":
+                forget_times(temporary)
         else:
             image = sitk.Cast(_whole_displacement(transform, grid).to_sitk_image(), sitk.sitkVectorFloat32)
             if suffix == ".nrrd":

@@ -31,6 +31,26 @@ class Info(Command):
         return _machine(reporter)
 
 
+@dataclass(frozen=True)
+class ShowStatus(Command):
+    """Say how a study stands: what is done, what is missing or out of date and why, and who works on it.
+
+    Example: segmmreg status knees
+    """
+
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
+    """Folder of the study."""
+
+    def run(self, reporter: Reporter) -> Done:
+        from SegGuidedMMRegLib.status import status_of
+        from SegGuidedMMRegLib.study import Study
+
+        status = status_of(Study.open(self.study))
+        for line in status.lines():
+            reporter.log(line)
+        return Done({"study": self.study, **status.record()})
+
+
 def _told(reporter: Reporter, lines: list[str]) -> Done:
     for line in lines:
         reporter.log(line)

@@ -34,6 +34,7 @@ from SegGuidedMMRegLib.jobs.processes import Died, work_off
 from SegGuidedMMRegLib.jobs.results import Output, remove_unfinished, write_failure, write_pair
 from SegGuidedMMRegLib.jobs.sides import Digests, Images, Prepared
 from SegGuidedMMRegLib.jobs.summary import SummaryFile, summary_path, write_summary
+from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report
 from SegGuidedMMRegLib.refinement import PairResult
 from SegGuidedMMRegLib.study import Study
@@ -98,14 +99,20 @@ def register_study(
 
     Raises:
         StudyError: if there are no pairs, or the networks are not trained.
+        WriteError: if the study is read-only, or the disk full.
     """
     output, run, reporter = output or Output(), run or Run(), reporter or Reporter()
     pairs = test_pairs(study) if pairs is None else pairs
     if run.part is not None:
         pairs = pairs.part(*run.part)
+    with working_on(study.folder, "register"):
+        return _register(study, pairs, output, run, reporter)
+
+
+def _register(study: Study, pairs: Pairs, output: Output, run: Run, reporter: Reporter) -> Tally:
     registrations = study.folder / "registrations"
     registrations.mkdir(exist_ok=True)
-    digests = Digests(study, output, networks_digest(study, _stages(study)))
+    digests = pair_digests(study, output)
     remove_unfinished(registrations)
     tally = Tally(len(pairs), summary_path(study))
     finished, outdated = _look(registrations, pairs, digests, again=run.again, tally=tally, reporter=reporter)
@@ -134,6 +141,15 @@ def register_study(
         summary_path(study, run.part).unlink(missing_ok=True)
     forget_outside_images(study)
     return tally
+
+
+def pair_digests(study: Study, output: Output) -> Digests:
+    """What pairs of the study would be made from now.
+
+    Raises:
+        StudyError: if the networks are not trained.
+    """
+    return Digests(study, output, networks_digest(study, _stages(study)))
 
 
 # -- what is there already ------------------------------------------------------------------------------
@@ -262,7 +278,9 @@ class PairRegistrar:
 
     def _failed(self, work: _Work) -> Report:
         moving, fixed = work.pair.moving, work.pair.fixed
-        return write_failure(work.folder, moving.name, fixed.name, str(work.error), work.made_from)
+        return write_failure(
+            self._study, work.folder, moving.name, fixed.name, str(work.error), made_from=work.made_from
+        )
 
 
 @dataclass(frozen=True)
@@ -308,7 +326,7 @@ def _given_up(study: Study, pair: Pair, died: Died) -> Report:
     """The report of a pair over which processes died: without digest, so that the next run tries it again."""
     folder = study.folder / "registrations" / pair.folder_name
     reason = f"tried twice, {died.reason}"
-    return {**write_failure(folder, pair.moving.name, pair.fixed.name, reason), "pair": folder.name}
+    return {**write_failure(study, folder, pair.moving.name, pair.fixed.name, reason), "pair": folder.name}
 
 
 def _shown(report: Report) -> dict[str, float]:

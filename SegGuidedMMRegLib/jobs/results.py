@@ -15,6 +15,7 @@ from pathlib import Path
 
 from SegGuidedMMRegLib.images import Image, write_image, write_labels
 from SegGuidedMMRegLib.inference import Registration
+from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.pair_report import (
     REPORT_NAME,
     PairSide,
@@ -25,6 +26,7 @@ from SegGuidedMMRegLib.pair_report import (
 )
 from SegGuidedMMRegLib.points import MatchedLandmarks
 from SegGuidedMMRegLib.study import Study
+from SegGuidedMMRegLib.training.loop import make_fabric
 from SegGuidedMMRegLib.transform_files import write_transform
 
 TRANSFORMS, IMAGE, LABELS = "transforms", "image", "labels"
@@ -110,18 +112,25 @@ def write_pair(
             write_image(found.forward.warp_image(moving.image, grid), new / _WARPED_IMAGE)
         if LABELS in output.files and labels is not None:
             write_labels(found.forward.warp_labels(labels, grid), study.structures, new / _WARPED_LABELS)
-        return _write_report(report, new, made_from)
+        return _write_report(study, report, new, made_from)
 
 
 def write_failure(
-    folder: Path, moving: str, fixed: str, reason: str, made_from: dict[str, str] | None = None
+    study: Study,
+    folder: Path,
+    moving: str,
+    fixed: str,
+    reason: str,
+    *,
+    made_from: dict[str, str] | None = None,
 ) -> Report:
     """Write why a pair could not be registered; what an earlier run left of it goes."""
     with _replacing(folder) as new:
-        return _write_report(failed_report(moving, fixed, reason), new, made_from)
+        return _write_report(study, failed_report(moving, fixed, reason), new, made_from)
 
 
-def _write_report(report: Report, folder: Path, made_from: dict[str, str] | None) -> Report:
+def _write_report(study: Study, report: Report, folder: Path, made_from: dict[str, str] | None) -> Report:
+    report = {**report, "origin": origin(study.config, str(make_fabric(study.config.training).device))}
     report = report if made_from is None else {**report, "made_from": made_from}
     write_pair_report(report, folder)
     return report

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.freshness import Freshness, Prediction
 from SegGuidedMMRegLib.images import spacing_is_known, write_image, write_labels
 from SegGuidedMMRegLib.inference import Sample, Segmenter, check_modality, file_stem
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
-from SegGuidedMMRegLib.study import Case, Role, Study, StudyError
+from SegGuidedMMRegLib.locks import working_on
+from SegGuidedMMRegLib.origin import origin
+from SegGuidedMMRegLib.study import Case, Study, StudyError
+from SegGuidedMMRegLib.training.loop import make_fabric
 
 SOURCE_ONLY_FOLDER = "predictions_without_adaptation"
 
@@ -17,30 +22,53 @@ SOURCE_ONLY_FOLDER = "predictions_without_adaptation"
 def segment_study(study: Study, reporter: Reporter | None = None) -> list[Path]:
     """Predict a segmentation of every case; of the target's test cases also without adaptation, to compare.
 
+    Predictions that are there and were made from just what they would be made from now are left alone.
+
     Returns:
         The files under `predictions/`.
+
+    Raises:
+        BusyError: if another process segments the study.
     """
     reporter = reporter or Reporter()
-    segmented = SegmentedStudy(study)
-    unadapted = Segmenter(study, adapted=False)
-    written = []
-    reporter.started("segment", len(study.cases))
-    for done, case in enumerate(study.cases, start=1):
-        sample = Sample.of_case(study, case)
-        labels = segmented.segmenter.labels(sample, segmented.probabilities(sample))
-        path = study.prediction_path(case)
-        write_labels(labels, study.structures, path)
-        written.append(path)
-        if case.modality == study.target and case.role == Role.TEST:
-            plain = unadapted.labels(sample, unadapted.probabilities(sample))
-            write_labels(plain, study.structures, unadapted_path(study, case))
-        reporter.progress("segment", done, len(study.cases))
-    return written
+    digests = FileDigests.of_study(study.folder)
+    with working_on(study.folder, "segment"):
+        wanted = Freshness(study, digests).predictions()
+        pending = [prediction for prediction in wanted if not prediction.is_fresh()]
+        if len(pending) < len(wanted):
+            reporter.log(f"{len(wanted) - len(pending)} segmentations are up to date.")
+        reporter.started("segment", len(pending))
+        segment = _Predictor(study) if pending else None
+        for done, prediction in enumerate(pending, start=1):
+            if segment is not None:
+                segment(prediction)
+            reporter.progress("segment", done, len(pending))
+        digests.save()
+    return [study.prediction_path(case) for case in study.cases]
+
+
+class _Predictor:
+    """Makes predictions of a study's cases."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._segmented, self._unadapted = SegmentedStudy(study), Segmenter(study, adapted=False)
+        self._origin = origin(study.config, str(make_fabric(study.config.training).device))
+
+    def __call__(self, prediction: Prediction) -> None:
+        """Make one, and write it."""
+        sample = Sample.of_case(self._study, prediction.case)
+        if prediction.adapted:
+            labels = self._segmented.segmenter.labels(sample, self._segmented.probabilities(sample))
+        else:
+            labels = self._unadapted.labels(sample, self._unadapted.probabilities(sample))
+        keys = prediction.header(self._origin)
+        write_labels(labels, self._study.structures, prediction.path, keys=keys)
 
 
 def unadapted_path(study: Study, case: Case) -> Path:
     """Where the prediction of the source network for a target case lies."""
-    return study.folder / SOURCE_ONLY_FOLDER / case.modality / f"{case.name}.seg.nrrd"
+    return study.prediction_path(case, adapted=False)
 
 
 def segment_files(

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from SegGuidedMMRegLib import provenance
+from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.images import spacing_is_known
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inference import Sample, label_probabilities
@@ -114,6 +115,7 @@ class Digests:
     def __init__(self, study: Study, output: Any, networks: str) -> None:
         self._study = study
         self._sides: dict[Side, str] = {}
+        self._files = FileDigests.of_study(study.folder)
         config = study.config
         self._shared = {
             "networks": networks,
@@ -127,7 +129,7 @@ class Digests:
         self._outside = _short(
             config.prealign.model_dump(mode="json"),
             *(
-                _content(study.stage_folder("prealign") / f"reference_{m}.nrrd")
+                self._files(study.stage_folder("prealign") / f"reference_{m}.nrrd")
                 for m in (study.source, study.target)
             ),
         )
@@ -146,26 +148,25 @@ class Digests:
         return self._sides[side]
 
     def _made(self, side: Side) -> str:
-        given = None if side.labels is None else _content(side.labels)
+        given = None if side.labels is None else self._files(side.labels)
         case = side.case
         if case is None:
             said = (side.name, side.modality, side.mirrored, side.spacing_mm)
-            return _short(self._outside, *said, _content(side.path), given)
+            return _short(self._outside, *said, self._content(side.path), given)
         files = [
-            None if path is None else _content(resolve_inside(self._study.folder, path))
+            None if path is None else self._files(resolve_inside(self._study.folder, path))
             for path in (case.image, case.label, case.landmarks)
         ]
         place = np.round(self._study.study_to_case(case), 9).tolist()
         return _short(case.name, case.modality, case.mirrored, place, *files, given)
 
-
-def _content(path: Path | None) -> str | None:
-    """Digest of a file, or of all files of a folder (a DICOM series)."""
-    if path is None:
-        return None
-    if path.is_dir():
-        return provenance.digest_of(*sorted(p for p in path.iterdir() if p.is_file()))
-    return provenance.digest_of(path) if path.exists() else None
+    def _content(self, path: Path | None) -> str | None:
+        """Digest of a file, or of all files of a folder (a DICOM series)."""
+        if path is None:
+            return None
+        if path.is_dir():
+            return self._files.of_all(sorted(p for p in path.iterdir() if p.is_file()))
+        return self._files(path)
 
 
 def _short(*parts: Any) -> str:

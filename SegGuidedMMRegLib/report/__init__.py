@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from SegGuidedMMRegLib import __version__
+from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.evaluation import (
     CSV_NAME,
@@ -26,6 +25,8 @@ from SegGuidedMMRegLib.evaluation import (
     predictions_of,
 )
 from SegGuidedMMRegLib.files import write_text_atomically
+from SegGuidedMMRegLib.freshness import Freshness
+from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.pair_report import (
     MAX_LIMIT_VOXELS,
     MEAN_LIMIT_VOXELS,
@@ -188,10 +189,19 @@ def _render(
         jacobian_factor=2**pictures.JACOBIAN_LIMIT,
         limits=(MEAN_LIMIT_VOXELS, MAX_LIMIT_VOXELS),
         stages=_stages(study),
-        versions={"SegGuidedMMReg": __version__, "Python": platform.python_version()},
+        versions=_versions(study),
+        made_from=Freshness(study, FileDigests.of_study(study.folder)).page(),
         names={"csv": CSV_NAME, "json": JSON_NAME},
         written=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
     )
+
+
+def _versions(study: Study) -> dict[str, str]:
+    made = origin(study.config)
+    found = {"SegGuidedMMReg": made["version"], "Python": made["python"], "torch": made["torch"] or "unknown"}
+    if made["git"]:
+        found["Sources"] = made["git"]["commit"] + (", changed since" if made["git"]["changed"] else "")
+    return {**found, "System": made["system"], "Digest of all settings": made["settings"]}
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -36,8 +36,10 @@ class Checkpoints:
         """Replace the checkpoint by `record`, whole or not at all; of several processes, the first does."""
         if not processes.is_first():
             return
-        with self._pace.saving(), atomic_path(self.path) as path:
-            torch.save({**record, "fingerprint": self._fingerprint}, path)
+        with self._pace.saving(), atomic_path(self.path) as path, path.open("wb") as file:
+            torch.save(
+                {**record, "fingerprint": self._fingerprint}, file
+            )  # to a path, it would hold its name
 
     def read(self, log: Callable[[str], None]) -> dict[str, Any] | None:
         """The checkpoint, on the CPU; None if there is none to go on from, and `log` is told why."""

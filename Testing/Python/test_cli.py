@@ -29,6 +29,7 @@ COMMANDS = [
     "evaluate",
     "report",
     "export",
+    "status",
     "info",
 ]
 
@@ -90,7 +91,9 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "report", "register", "segment", "add", "info"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "report", "register", "segment", "add", "status", "info"]
+)
 def test_a_folder_that_is_no_study_is_named(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import SimpleITK as sitk
 from spatial_cases import exponential, left_handed_grid, oblique_grid, rotation, smooth_displacement, study_to
 
 from SegGuidedMMRegLib.fields import SpatialTransform, pair_transforms
+from SegGuidedMMRegLib.hdf5_times import lookup3
 from SegGuidedMMRegLib.images import Image
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.transform_files import TransformFileError, read_transform, write_transform
@@ -198,3 +201,20 @@ def test_two_dimensional_and_foreign_files_are_refused_by_name(tmp_path):
     for name in ("flat.tfm", "flat.nrrd", "scalar.nrrd", "broken.h5", "absent.h5", "t.txt.zip"):
         with pytest.raises(TransformFileError, match=name):
             read_transform(tmp_path / name)
+
+
+def test_the_time_of_writing_is_not_in_the_file(tmp_path: Path) -> None:
+    """Its checksums are right all the same: HDF5 checks them when it reads."""
+    transform, fixed, _ = delivered("3D", False)
+    write_transform(transform, tmp_path / "a.h5")
+    time.sleep(1.1)
+    write_transform(transform, tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    point = fixed.centre_lps_mm
+    read = sitk.ReadTransform(str(tmp_path / "b.h5"))
+    np.testing.assert_allclose(read.TransformPoint(point), transform.transform_points([point])[0], atol=1e-6)
+
+
+def test_the_checksum_is_that_of_its_author() -> None:
+    assert lookup3(b"") == 0xDEADBEEF  # the values of lookup3.c, driver5
+    assert lookup3(b"Four score and seven years ago") == 0x17770551
