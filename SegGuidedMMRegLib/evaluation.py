@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from SegGuidedMMRegLib import metrics
 from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.documents import read_json
+from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
 from SegGuidedMMRegLib.freshness import Freshness
 from SegGuidedMMRegLib.images import read_labels
@@ -40,7 +41,6 @@ from SegGuidedMMRegLib.study import Role
 from SegGuidedMMRegLib.study_file import require_inside
 
 if TYPE_CHECKING:
-    from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.study import Case, Study
 
 __all__ = [
@@ -114,7 +114,7 @@ class Evaluation:
     pairs: tuple[Report, ...]
 
 
-def evaluate(study: Study, reporter: Reporter) -> Evaluation:
+def evaluate(study: Study, reporter: Reporter | None = None) -> Evaluation:
     """Measure all predictions, collect all registrations; write `evaluation.csv` and `evaluation.json`.
 
     Raises:
@@ -122,6 +122,7 @@ def evaluate(study: Study, reporter: Reporter) -> Evaluation:
     """
     digests = FileDigests.of_study(study.folder)
     made_from = Freshness(study, digests).evaluation()
+    reporter = reporter or Reporter()
     rows, missing = _all_segmentation_rows(study, reporter)
     pairs: list[Report] = []
     unreadable: list[str] = []

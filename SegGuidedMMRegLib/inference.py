@@ -1,8 +1,8 @@
 """A trained study in memory: segment an image, register a pair, in the images' own physical space.
 
 `Segmenter` gives the probabilities of the structures on the study grid and label maps on the image's own
-grid. `Registrar` turns two such probability maps into a pair of transforms between the two images. What they
-read of a case comes as a `Sample`, so that an image of the study and one from outside are treated alike.
+grid. `Registrar` turns two such probability maps into a pair of transforms between the two images. An image
+of the study and one from outside are treated alike (`samples.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from SegGuidedMMRegLib.events import ErrorCode, Reporter
 from SegGuidedMMRegLib.fields import DisplacementField, SpatialTransform, field_from_study
 from SegGuidedMMRegLib.images import Image, normalised_study_image, resample
+from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inversion import pair_transforms
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, load_registration_network
 from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
@@ -25,9 +26,11 @@ from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.pair_points import MatchedPoints
 from SegGuidedMMRegLib.points import MatchedLandmarks
 from SegGuidedMMRegLib.refinement import PairResult, register_batch
+from SegGuidedMMRegLib.samples import AnyImage, Sample
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
-from SegGuidedMMRegLib.study import Case, Study, StudyError
+from SegGuidedMMRegLib.study import Study, StudyError
 from SegGuidedMMRegLib.training.devices import make_fabric
+from SegGuidedMMRegLib.transform_files import write_transform
 
 WITHOUT_ADAPTATION = "segmentation"
 """Stage whose network knows the source modality alone."""
@@ -52,79 +55,6 @@ _PAIRS_AT_ONCE = {True: {2: 8, 3: 1}, False: {2: 16, 3: 4}}
 small ones a fifth; volumes gain nothing."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image and where it lies in study space.
-
-    Attributes:
-        name: of the case, or of the file.
-        modality: name of its modality.
-        image: in its own space.
-        study_to_case: 4x4, study LPS mm to the image's LPS mm; holds the reflection of a mirrored case.
-        case: the case of the study, if it is one.
-    """
-
-    name: str
-    modality: str
-    image: Image
-    study_to_case: FloatArray
-    case: Case | None = None
-
-    @staticmethod
-    def of_case(study: Study, case: Case) -> Sample:
-        """A case of the study.
-
-        Raises:
-            StudyError: if it is not pre-aligned yet.
-        """
-        return Sample(case.name, case.modality, study.read_image(case), study.study_to_case(case), case)
-
-    @staticmethod
-    def of_file(
-        study: Study,
-        path: Path,
-        modality: str,
-        *,
-        mirrored: bool = False,
-        spacing_mm: Sequence[float] = (),
-        study_to_case: FloatArray | None = None,
-    ) -> Sample:
-        """An image from outside the study, pre-aligned now.
-
-        Args:
-            study: pre-aligned at least.
-            path: image file.
-            modality: name of the image's modality.
-            mirrored: whether it shows the other side of the body.
-            spacing_mm: for a file that does not know its own: one number, or one an axis; empty: 1 mm.
-            study_to_case: what pre-aligning it gave before, if it has been.
-
-        Raises:
-            ValueError: naming the file or the modality, if it cannot be used.
-        """
-        from SegGuidedMMRegLib.images import check_image, read_image
-        from SegGuidedMMRegLib.training.prealign import prealign_file
-
-        check_modality(study, modality)
-        image = read_image(path, spacing_mm=tuple(spacing_mm) or None)
-        check_image(image, path)
-        if image.grid.dimension != study.dimension:
-            raise StudyError(
-                f"{path}: has {image.grid.dimension} dimensions, the study {study.name!r} {study.dimension}."
-            )
-        if study_to_case is None:
-            study_to_case = prealign_file(study, image, modality, mirrored=mirrored)
-        return Sample(file_stem(path), modality, image, study_to_case)
-
-
-def check_modality(study: Study, modality: str) -> None:
-    """Raise StudyError if `modality` is neither the source nor the target of the study."""
-    if modality not in (study.source, study.target):
-        raise StudyError(
-            f"Modalities of the study are {study.source!r} and {study.target!r}, not {modality!r}."
-        )
-
-
 class Segmenter:
     """The two segmentation networks of a study.
 
@@ -145,6 +75,19 @@ class Segmenter:
         if adapted:
             target = load_segmentation_network(trained_folder(study, "adaptation")).to(self._device)
         self._networks: dict[str, nn.Module] = {study.source: source, study.target: target}
+
+    def segment(self, image: AnyImage, modality: str | None = None) -> Image:
+        """Structure values on the image's own grid: `probabilities` and `labels` in one.
+
+        Args:
+            image: a case of the study, a file, or an image in memory (`Sample.of`).
+            modality: name of its modality; not needed for a case.
+
+        Raises:
+            ValueError: naming the image or the modality, if it cannot be used.
+        """
+        sample = Sample.of(self._study, image, modality)
+        return self.labels(sample, self.probabilities(sample))
 
     @torch.inference_mode()
     def probabilities(self, sample: Sample) -> Tensor:
@@ -256,6 +199,16 @@ class Registration:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
+    def save(self, folder: Path | str, suffixes: Sequence[str] = (".h5",)) -> None:
+        """Write `forward` and `inverse` into a folder, each whole or not at all, a file a suffix.
+
+        Raises:
+            TransformFileError: for a suffix that is none of a transform.
+        """
+        for name, transform in (("forward", self.forward), ("inverse", self.inverse)):
+            for suffix in suffixes:
+                write_transform(transform, Path(folder) / f"{name}{suffix}")
+
 
 @dataclass(frozen=True)
 class PairTask:
@@ -286,6 +239,7 @@ class Registrar:
         self._config = study.config.registration
         self._device = make_fabric(study.config.training).device
         self._network: RegistrationNetwork | None = None
+        self._segmenter: Segmenter | None = None
         if self._config.steps > 0:
             network = load_registration_network(trained_folder(study, "registration"))
             self._network = network.to(self._device)
@@ -315,6 +269,47 @@ class Registrar:
         """
         task = PairTask(moving, fixed, moving_map, fixed_map, landmarks)
         return self.delivered(task, self.solve([task], reporter)[0], spacing_mm=spacing_mm)
+
+    def register_images(
+        self,
+        moving: AnyImage,
+        fixed: AnyImage,
+        *,
+        moving_labels: Image | Path | str | None = None,
+        fixed_labels: Image | Path | str | None = None,
+        landmarks: MatchedLandmarks | None = None,
+        spacing_mm: float | None = None,
+        reporter: Reporter | None = None,
+    ) -> Registration:
+        """Segment two images, or take the segmentations that are given, and register them.
+
+        Args:
+            moving, fixed: cases of the study, files, or images in memory (`Sample.of`). Files and images in
+                memory are of the source modality where they move, and of the target modality where they
+                stay; a `Sample` says something else.
+            moving_labels, fixed_labels: structure values in the space of the image, or a file of them.
+            landmarks, spacing_mm, reporter: as for `register`.
+
+        Raises:
+            ValueError: naming the image or the segmentation, if it cannot be used.
+        """
+        sides = (
+            Sample.of(self._study, moving, self._study.source),
+            Sample.of(self._study, fixed, self._study.target),
+        )
+        given = (moving_labels, fixed_labels)
+        moving_map, fixed_map = (self._map(side, labels) for side, labels in zip(sides, given, strict=True))
+        return self.register(
+            *sides, moving_map, fixed_map, landmarks=landmarks, spacing_mm=spacing_mm, reporter=reporter
+        )
+
+    def _map(self, sample: Sample, labels: Image | Path | str | None) -> Tensor:
+        if labels is None:
+            self._segmenter = self._segmenter or Segmenter(self._study)
+            return self._segmenter.probabilities(sample)
+        if not isinstance(labels, Image):
+            labels = read_matching_labels(Path(labels), sample.image, self._study.structures)
+        return label_probabilities(self._study, sample, labels)
 
     def solve(self, tasks: Sequence[PairTask], reporter: Reporter | None = None) -> list[PairResult]:
         """Register pairs together, on the study grid.
@@ -432,12 +427,3 @@ def _inside(sample: Sample, grid: Grid) -> Tensor:
 
 def _field(displacement: Tensor, grid: Grid) -> DisplacementField:
     return field_from_study(displacement.cpu().numpy(), grid)
-
-
-def file_stem(path: Path) -> str:
-    """File name without its suffixes: `knee.nii.gz` gives `knee`."""
-    name = path.name
-    for suffix in (".nii.gz", ".seg.nrrd"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return path.stem

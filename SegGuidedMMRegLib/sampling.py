@@ -6,6 +6,7 @@ images are single slices in three-dimensional space.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +44,31 @@ class Image:
     def __post_init__(self) -> None:
         if tuple(self.array.shape) != self.grid.shape:
             raise ValueError(f"Array shape {self.array.shape} does not fit the grid's {self.grid.shape}.")
+
+    @staticmethod
+    def from_array(
+        array: ArrayLike, spacing_mm: float | Sequence[float], origin_lps_mm: Sequence[float] = (0, 0, 0)
+    ) -> Image:
+        """An axis-parallel image; for any other give a `Grid`.
+
+        Args:
+            array: (j, i) or (k, j, i).
+            spacing_mm: one number, or one an axis, i (x) first.
+            origin_lps_mm: of the centre of the first voxel, x first.
+
+        Raises:
+            ValueError: for another number of axes, spacings or coordinates.
+        """
+        values = np.asarray(array)
+        if values.ndim not in (2, 3):
+            raise ValueError(f"An image has two or three axes, this array has {values.ndim}.")
+        spacing = [spacing_mm] * values.ndim if isinstance(spacing_mm, (int, float)) else [*spacing_mm]
+        if len(spacing) != values.ndim:
+            raise ValueError(f"One spacing, or one an axis, is needed: got {spacing} for {values.ndim} axes.")
+        i, j, k = [*values.shape[::-1], 1][:3]
+        x, y, z = [*spacing, 1.0][:3]
+        left, back, up = [*origin_lps_mm, 0.0][:3]
+        return Image(values, Grid((i, j, k), (x, y, z), (left, back, up)))
 
     def to_sitk(self) -> sitk.Image:
         """A three-dimensional SimpleITK image; one slice in 2D."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.importing.sources import _file, _rows, _spacing, _text, _truth
-from SegGuidedMMRegLib.inference import check_modality, file_stem
 from SegGuidedMMRegLib.jobs.pairs import Pair, Pairs, Side, listed
+from SegGuidedMMRegLib.samples import check_modality, file_stem
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.study_file import check_keys, check_name
 

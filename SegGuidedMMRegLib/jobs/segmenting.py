@@ -9,10 +9,11 @@ from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.freshness import Freshness, Prediction
 from SegGuidedMMRegLib.images import spacing_is_known, write_image, write_labels
-from SegGuidedMMRegLib.inference import Sample, Segmenter, check_modality, file_stem
+from SegGuidedMMRegLib.inference import Sample, Segmenter
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
 from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.origin import origin
+from SegGuidedMMRegLib.samples import check_modality, file_stem
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.training.loop import make_fabric
 

@@ -24,6 +24,7 @@ from SegGuidedMMRegLib.evaluation import (
     evaluate,
     predictions_of,
 )
+from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.freshness import Freshness
 from SegGuidedMMRegLib.origin import origin
@@ -46,7 +47,6 @@ from SegGuidedMMRegLib.report.figures import (
 from SegGuidedMMRegLib.study import Role
 
 if TYPE_CHECKING:
-    from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.study import Case, Study
 
 PAGE_NAME = "report.html"
@@ -67,7 +67,9 @@ class PairEntry:
     missing: str
 
 
-def write_report(study: Study, reporter: Reporter, evaluation: Evaluation | None = None) -> Path:
+def write_report(
+    study: Study, reporter: Reporter | None = None, evaluation: Evaluation | None = None
+) -> Path:
     """Write `report.html` into the study folder.
 
     Args:
@@ -78,6 +80,7 @@ def write_report(study: Study, reporter: Reporter, evaluation: Evaluation | None
     Returns:
         The path of the page.
     """
+    reporter = reporter or Reporter()
     evaluation = evaluation or evaluate(study, reporter)
     reports = sorted(evaluation.pairs, key=_badness)
     chosen = worst_median_best(reports, _pair_score, _SHOWN_PAIRS_EACH)
