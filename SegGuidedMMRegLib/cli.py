@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from io import StringIO
 from typing import Annotated, Union
 
@@ -25,7 +25,7 @@ from SegGuidedMMRegLib.commands.register import Register
 from SegGuidedMMRegLib.commands.transforms import Apply, Export
 from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment, Train
 from SegGuidedMMRegLib.console import reporting
-from SegGuidedMMRegLib.events import ErrorCode
+from SegGuidedMMRegLib.events import ErrorCode, ReaderGoneError, Reporter
 from SegGuidedMMRegLib.failures import EXIT_CODES, Failure, failure_of
 from SegGuidedMMRegLib.interruption import interruption
 
@@ -77,19 +77,22 @@ def run(command: Command) -> int:
                     raise stopped
                 reporter.command_done(name, done.exit_code, **done.found)
                 return done.exit_code
-            except BrokenPipeError:
+            except ReaderGoneError:
                 raise
             except (KeyboardInterrupt, Exception) as error:
                 if command.traceback or os.environ.get("SEGMMREG_TRACEBACK"):
                     traceback.print_exc()
                 failure = failure_of(error)
-                reporter.error(
-                    failure.code, failure.message, remedy=failure.remedy, exit_code=failure.exit_code
-                )
-    except BrokenPipeError:
+                _tell(reporter, failure)
+    except ReaderGoneError:
         return _nobody_reads()
     print(failure, file=sys.stderr)
     return failure.exit_code
+
+
+def _tell(reporter: Reporter, failure: Failure) -> None:
+    with suppress(OSError):  # the reader is gone, or the disk is full: stderr remains
+        reporter.error(failure.code, failure.message, remedy=failure.remedy, exit_code=failure.exit_code)
 
 
 def _parsed(given: list[str]) -> Command:
@@ -116,7 +119,7 @@ def _not_understood(told: str) -> int:
     words = re.sub(r"[╭╮╰╯│─\s]+", " ", told).strip()
     failure = Failure(ErrorCode.USAGE, words, None, EXIT_CODES[ErrorCode.USAGE])
     with reporting(True) as reporter:
-        reporter.error(failure.code, failure.message, remedy=failure.remedy, exit_code=failure.exit_code)
+        _tell(reporter, failure)
     print(failure, file=sys.stderr)
     return failure.exit_code
 

@@ -6,12 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from SegGuidedMMRegLib import processes
-from SegGuidedMMRegLib.events import Event, JsonLinesReporter, Reporter
+from SegGuidedMMRegLib.events import Event, JsonLinesReporter, Reporter, write_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -58,10 +58,13 @@ def _stdout_for_events() -> Iterator[TextIO]:
     descriptor = stdout.fileno()
     kept = os.dup(descriptor)
     os.dup2(sys.stderr.fileno(), descriptor)
+    lines = open(kept, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - closed below
     try:
-        with open(kept, "w", encoding="utf-8", closefd=False) as lines, redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr):
             yield lines
     finally:
+        with suppress(OSError):  # of a line that could not be written, which was raised then
+            lines.close()
         os.dup2(kept, descriptor)
         os.close(kept)
 
@@ -101,7 +104,7 @@ class PlainReporter(Reporter):
     def emit(self, event: Event) -> None:
         text = None if _is_for_programs(event) else self._text(event)
         if text:
-            print(text, file=self._stream, flush=True)
+            write_line(text, self._stream)
 
     def _text(self, event: Event) -> str | None:
         data = event.data

@@ -150,6 +150,23 @@ class Reporter:
         self.emit(Event("error", told))
 
 
+class ReaderGoneError(BrokenPipeError):
+    """Nobody reads any more what a reporter writes."""
+
+
+def write_line(text: str, stream: TextIO) -> None:
+    """Write a line, at once.
+
+    Raises:
+        ReaderGoneError: if the other end of a pipe is closed.
+        OSError: if the disk is full.
+    """
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError as error:
+        raise ReaderGoneError(*error.args) from None
+
+
 class JsonLinesReporter(Reporter):
     """Writes each event as one line of JSON to a stream, flushed at once."""
 
@@ -158,7 +175,7 @@ class JsonLinesReporter(Reporter):
         self._stream = stream or sys.stdout
 
     def emit(self, event: Event) -> None:
-        print(event.to_json(), file=self._stream, flush=True)
+        write_line(event.to_json(), self._stream)
 
 
 class RecordingReporter(Reporter):

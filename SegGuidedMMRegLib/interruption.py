@@ -52,7 +52,7 @@ def end(exit_code: int) -> NoReturn:
     for number in _EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # nobody reads, or the disk is full
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SegGuidedMMRegLib import __version__, cli, environment
+from SegGuidedMMRegLib import __version__, cli, environment, failures
+from SegGuidedMMRegLib.commands.base import Done
 from SegGuidedMMRegLib.commands.work import Evaluate
 from SegGuidedMMRegLib.events import Event, Reporter
+from SegGuidedMMRegLib.locks import BusyError
 from SegGuidedMMRegLib.study import Study
 
 COMMANDS = [
@@ -181,14 +183,53 @@ def test_a_command_line_that_is_not_understood_is_an_event_too(capsys: pytest.Ca
     assert "─" not in printed.err
 
 
-def test_a_reader_that_went_away_is_not_success() -> None:
-    command = [sys.executable, "-c", "from SegGuidedMMRegLib.cli import main; main()", "info", "--settings"]
+@pytest.mark.parametrize("more", [[], ["--events"]])
+def test_a_reader_that_went_away_is_not_success(more: list[str]) -> None:
+    command = [sys.executable, "-m", "SegGuidedMMRegLib", "info", "--settings", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
+@pytest.mark.parametrize("more", [[], ["--events"]])
+def test_output_to_a_full_disk_is_not_success(more: list[str]) -> None:
+    command = [sys.executable, "-m", "SegGuidedMMRegLib", "info", "--settings", *more]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_broken_pipe_within_the_work_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(_: object, reporter: Reporter) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(Evaluate, "run", fail)
+    assert cli.run(Evaluate(Path("x"))) == 2
+    assert "Broken pipe" in capsys.readouterr().err
+
+
+def test_a_command_that_ends_though_it_was_interrupted_is_not_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(Evaluate, "run", lambda *_: Done())
+    monkeypatch.setattr(cli, "interruption", KeyboardInterrupt)
+    assert cli.run(Evaluate(Path("x"), events=True)) == 130
+    assert '"interrupted"' in capsys.readouterr().out
+
+
+def test_an_interruption_that_a_library_made_another_error_of_is_one_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(failures, "interruption", KeyboardInterrupt)
+    assert failures.failure_of(ImportError("numpy could not be imported")).exit_code == 130
+    assert failures.failure_of(BusyError("somebody took over")).exit_code == 2
 
 
 # -- new and add ----------------------------------------------------------------------------------------
