@@ -35,6 +35,7 @@ from SegGuidedMMRegLib.study_file import (
     read_record,
     require_inside,
     resolve_inside,
+    write_record,
 )
 from SegGuidedMMRegLib.study_record import check_study, parts_from_record, to_record
 
@@ -146,10 +147,7 @@ class Study:
 
     def save_record(self) -> None:
         """Write `study.yaml` alone."""
-        import yaml
-
-        text = yaml.safe_dump(to_record(self), sort_keys=False, allow_unicode=True, width=110)
-        write_text_atomically(self.folder / "study.yaml", text)
+        write_text_atomically(self.folder / "study.yaml", write_record(to_record(self)))
 
     def with_cases(self, cases: Sequence[Case]) -> Study:
         """The same study with these cases; not saved yet."""

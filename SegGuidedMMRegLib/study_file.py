@@ -6,15 +6,19 @@ that the message names the entry), and no path may lead out of the study folder.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from SegGuidedMMRegLib.documents import DocumentError, read_yaml
+from SegGuidedMMRegLib.documents import DocumentError, parse_json, parse_yaml, read_text
 
 FORMAT = 1
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 FORBIDDEN_IN_NAMES = '/\\<>:"|?*'
 
 
@@ -125,7 +129,7 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path.parent} is not a study: there is no {path.name}. `segmmreg new` makes one."
         )
     try:
-        record = mapping(read_yaml(path), str(path))
+        record = mapping(_parsed(read_text(path), str(path)), str(path))
     except DocumentError as error:
         raise StudyError(str(error)) from None
     if record.get("format") != FORMAT:
@@ -134,6 +138,42 @@ def read_record(path: Path) -> dict[str, Any]:
             "update SegGuidedMMReg, or make the study anew."
         )
     return record
+
+
+def write_record(record: dict[str, Any]) -> str:
+    """`study.yaml` of plain values: YAML with a line of JSON a case, so that thousands are read quickly."""
+    import yaml
+
+    head = yaml.safe_dump(
+        {k: v for k, v in record.items() if k != "cases"}, sort_keys=False, allow_unicode=True
+    )
+    if not record["cases"]:
+        return f"{head}cases: []\n"
+    return head + "cases:\n" + "".join(f"- {_in_a_line(case)}\n" for case in record["cases"])
+
+
+def _in_a_line(value: object) -> str:
+    """JSON that is YAML too: letters stay, and what YAML takes for the end of a line is written as number."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _as_number(c) for c in text)
+
+
+def _as_number(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 1 << 16 else character
+
+
+def _parsed(text: str, where: str) -> Any:
+    """The values of `study.yaml`: as `write_record` writes it, or any other YAML, which takes longer."""
+    head, found, rest = text.partition("\ncases:\n")
+    lines = rest.removesuffix("\n").split("\n")
+    if found and all(line.startswith("- {") for line in lines) and not _HALF_CHARACTER.search(rest):
+        with contextlib.suppress(DocumentError):  # what is wrong is said of the whole below
+            cases = parse_json("[" + ",".join(line[2:] for line in lines) + "]", where)
+            record = parse_yaml(head + "\n", where)
+            if len(cases) == len(lines) and isinstance(record, dict) and "cases" not in record:
+                return {**record, "cases": cases}
+    return parse_yaml(text, where)
 
 
 def mapping(value: object, where: str) -> dict[str, Any]:

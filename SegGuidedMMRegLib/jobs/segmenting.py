@@ -9,8 +9,8 @@ from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.freshness import Freshness, Prediction
 from SegGuidedMMRegLib.images import spacing_is_known, write_image, write_labels
-from SegGuidedMMRegLib.inference import Sample, Segmenter
-from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
+from SegGuidedMMRegLib.inference import Sample, Segmenter, trained_folder
+from SegGuidedMMRegLib.jobs.maps import SEGMENTING_STAGES, SegmentedStudy
 from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.samples import check_modality, file_stem
@@ -30,8 +30,11 @@ def segment_study(study: Study, reporter: Reporter | None = None) -> list[Path]:
 
     Raises:
         BusyError: if another process segments the study.
+        NotTrainedError: if a network is not trained yet.
     """
     reporter = reporter or Reporter()
+    for stage in SEGMENTING_STAGES:
+        trained_folder(study, stage)
     digests = FileDigests.of_study(study.folder)
     with working_on(study.folder, "segment"):
         wanted = Freshness(study, digests).predictions()

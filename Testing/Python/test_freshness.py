@@ -216,12 +216,19 @@ def cpu_seconds(work: object) -> float:
     return time.process_time() - start
 
 
+def test_a_study_of_5000_cases_opens_and_is_saved_within_a_second(large: Study) -> None:
+    assert min(cpu_seconds(lambda: Study.open(large.folder)) for _ in range(3)) < 0.6
+    assert cpu_seconds(large.save) < 1.0
+    assert Study.open(large.folder) == large
+
+
 def test_asking_for_every_case_of_5000_takes_no_time(large: Study) -> None:
     view = large.training_view()
 
     def ask() -> None:
         for case in view.cases:
             view.study_to_case(case)
+            large.registration_folder(case, case)
 
     assert cpu_seconds(ask) < 2.0
 

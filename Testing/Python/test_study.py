@@ -86,6 +86,39 @@ def test_a_saved_study_opens_the_same(tmp_path: Path) -> None:
     assert Study.open(study.folder) == study
 
 
+@pytest.mark.parametrize(
+    "original",
+    ["/a/ü 左 🦵.png", "tab\t, line\u2028, next\x85, bom\ufeff", "'\"\\ #: - {x}, [y]", "\U000e0001"],
+)
+def test_any_text_is_kept_and_is_the_same_to_any_reader_of_yaml(tmp_path: Path, original: str) -> None:
+    study = _study(tmp_path / "study", (replace(CASES[0], original=original), *CASES[1:]))
+    assert Study.open(study.folder) == study
+    text = (study.folder / "study.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["cases"][0]["original"] == original
+    assert len(text.partition("cases:\n")[2].splitlines()) == len(study.cases)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("cases:\n", "cases: []\ncases:\n", "'cases' is there twice"),
+        ('- {"name"', '- {"name": "x", "name"', "'name' is there twice"),
+        ('"original": ""}', '"original": ""}, {"name": "x"}', "not readable"),
+        ('"original": ""', '"original": "\\ud800"', "not readable"),
+    ],
+)
+def test_a_line_of_a_case_is_read_as_strictly_as_any_yaml(
+    tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    study = _study(tmp_path / "study", CASES)
+    path = study.folder / "study.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(StudyError, match=message):
+        Study.open(study.folder)
+
+
 def test_saving_never_leaves_a_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = _study(tmp_path / "study")
     before = (study.folder / "study.yaml").read_text()
