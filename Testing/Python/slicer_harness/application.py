@@ -1,0 +1,196 @@
+"""The application around a scripted module: scene, logics, settings, dialogs (noted, not shown), modules."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slicer_harness import parameters, scripted, ui_files, widgets
+from slicer_harness.pythonqt import make_qt
+
+REAL_PYTHON = "SEGMMREG_SLICER_PYTHON"
+
+displays: list[tuple[str, str]] = []
+"""What dialogs would have said: (error | warning | info | question, text)."""
+
+_LOGICS = {
+    "volumes": ("Volumes", "vtkSlicerVolumesLogic"),
+    "segmentations": ("Segmentations", "vtkSlicerSegmentationsModuleLogic"),
+    "transforms": ("Transforms", "vtkSlicerTransformLogic"),
+    "markups": ("Markups", "vtkSlicerMarkupsLogic"),
+}
+
+
+def start() -> types.ModuleType:
+    """Make `qt`, `ctk` and `slicer` importable; the module `slicer`, the same at every call."""
+    import slicer
+
+    if hasattr(slicer, "_harness"):
+        return slicer
+    make_qt()
+    sys.modules["ctk"] = widgets.make_ctk()
+    widgets.add_to(slicer)
+    slicer.mrmlScene, logic = _scene(slicer)
+    slicer.modules = _Modules(slicer)
+    slicer.app = _Application(logic)
+    slicer.selfTests = {}
+    _replace_utilities(slicer)
+    _add_submodules(slicer)
+    slicer._harness = True
+    return slicer
+
+
+def _scene(slicer: Any) -> tuple[Any, Any]:
+    import vtk
+
+    scene = slicer.vtkMRMLScene()
+    application = slicer.vtkSlicerApplicationLogic()
+    application.SetMRMLScene(scene)
+    application.GetColorLogic().SetMRMLScene(scene)
+    application.GetColorLogic().AddDefaultColorNodes()
+    application.SetSliceLogics(vtk.vtkCollection())
+    application.SetViewLogics(vtk.vtkCollection())
+    for name, kind in _LOGICS.values():
+        logic = getattr(slicer, kind)()
+        logic.SetMRMLScene(scene)
+        logic.SetMRMLApplicationLogic(application)
+        application.SetModuleLogic(name, logic)
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    return scene, application
+
+
+class _Application:
+    """`slicer.app`: what a module may ask it; anything else is an AttributeError."""
+
+    def __init__(self, logic: Any) -> None:
+        self._logic = logic
+        self._temporary = tempfile.TemporaryDirectory(prefix="slicer-harness-")
+        self.temporaryPath = self._temporary.name
+        self.majorVersion, self.minorVersion = 5, 12
+        self._modules = widgets.ModuleManager()
+
+    def applicationLogic(self) -> Any:
+        return self._logic
+
+    def moduleManager(self) -> Any:
+        return self._modules
+
+    def testingEnabled(self) -> bool:
+        return True
+
+    def translate(self, context: str, text: str) -> str:
+        if not isinstance(context, str) or not isinstance(text, str):
+            raise TypeError("translate(context, text) takes two strings")
+        return text
+
+    def processEvents(self) -> None:
+        sys.modules["qt"].QApplication.processEvents()
+
+    def userSettings(self) -> Any:
+        return settings()
+
+    def settings(self) -> Any:
+        return settings()
+
+
+class _Module:
+    def __init__(self, logic: Callable[[], Any], path: str = "") -> None:
+        self.logic, self.path = logic, path
+
+
+class _Modules(types.SimpleNamespace):
+    """`slicer.modules`: those of Slicer that we use, and scripted modules that were opened."""
+
+    def __init__(self, slicer: Any) -> None:
+        super().__init__()
+        for attribute, (name, _) in _LOGICS.items():
+            setattr(
+                self, attribute, _Module(lambda name=name: slicer.app.applicationLogic().GetModuleLogic(name))
+            )
+
+
+def settings() -> Any:
+    """`qt.QSettings()` of this process, in a file of its own."""
+    return sys.modules["qt"].QSettings()
+
+
+def _replace_utilities(slicer: Any) -> None:
+    qt = sys.modules["qt"]
+    qt.QSettings.setDefaultFormat(qt.QSettings.IniFormat)
+    qt.QSettings.setPath(qt.QSettings.IniFormat, qt.QSettings.UserScope, slicer.app.temporaryPath)
+    qt.QCoreApplication.setOrganizationName("harness")
+
+    def noted(kind: str, answer: Any = None) -> Callable[..., Any]:
+        def display(text: str, *_: Any, **more: Any) -> Any:
+            displays.append((kind, text))
+            return answer
+
+        return display
+
+    util = slicer.util
+    util.errorDisplay, util.warningDisplay = noted("error"), noted("warning")
+    util.infoDisplay = noted("info")
+    util.confirmYesNoDisplay = util.confirmOkCancelDisplay = noted("question", True)
+    util.loadUI = ui_files.load
+    util.mainWindow = lambda *_, **more: None
+    util.modulePath = lambda name: getattr(slicer.modules, name.lower()).path
+    util.startupEnvironment = lambda: dict(os.environ)
+
+
+def _add_submodules(slicer: Any) -> None:
+    real = os.environ.get(REAL_PYTHON)
+    if real:
+        slicer.__path__.append(str(Path(real) / "slicer"))
+        for name in ("i18n", "ScriptedLoadableModule", "parameterNodeWrapper"):
+            setattr(slicer, name, importlib.import_module(f"slicer.{name}"))
+        return
+    for module in (*scripted.modules(), parameters.module()):
+        sys.modules[module.__name__] = module
+        setattr(slicer, module.__name__.rpartition(".")[2], module)
+
+
+def add_module_path(folder: Path) -> None:
+    """As Slicer does for each of its module paths."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def open_module(folder: Path, name: str) -> Any:
+    """Register the scripted module `name` in `folder` and open it: its widget, set up and entered."""
+    slicer = start()
+    add_module_path(folder)
+    python = importlib.import_module(name)
+    parent = widgets.ModuleParent(str(folder / f"{name}.py"))
+    module = getattr(python, name)(parent)
+    setattr(slicer.modules, name.lower(), _Module(lambda: None, parent.path))
+    setattr(slicer.modules, f"{name}Instance", module)
+    place = slicer.qMRMLWidget()
+    place.setLayout(sys.modules["qt"].QVBoxLayout())
+    place.setMRMLScene(slicer.mrmlScene)
+    widget = getattr(python, f"{name}Widget")(place)
+    setattr(slicer.modules, f"{name}Widget", widget)
+    widget.setup()
+    widget.enter()
+    return widget
+
+
+def process_until(reached: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Let Qt work until `reached()` is true.
+
+    Raises:
+        TimeoutError: if that takes longer than `seconds`.
+    """
+    qt = sys.modules["qt"]
+    end = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > end:
+            raise TimeoutError(f"Not reached within {seconds:g} s.")
+        qt.QApplication.processEvents()
+        time.sleep(0.002)

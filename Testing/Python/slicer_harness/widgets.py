@@ -1,0 +1,200 @@
+"""Stand-ins for the qMRML and ctk widgets that the module uses: strict, and no more than it uses."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from slicer_harness.pythonqt import QtCore, QtWidgets, like_cpp, make_qt
+
+make_qt()
+
+
+def _put(item: QtCore.QObject, **values: Any) -> None:
+    item.__dict__.update(values)
+
+
+@like_cpp
+class qMRMLWidget(QtWidgets.QWidget):
+    """The root of a `.ui` file: hands the scene on to those whom the file connects."""
+
+    mrmlSceneChanged = QtCore.Signal(object)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        _put(self, _scene=None, _receivers=[])
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if scene is not None and not scene.IsA("vtkMRMLScene"):
+            raise TypeError(f"{scene!r} is no scene")
+        _put(self, _scene=scene)
+        for receiver in self._receivers:
+            receiver.setMRMLScene(scene)
+
+
+def _flag(name: str, default: bool) -> Any:
+    return QtCore.Property(
+        bool,
+        lambda self: self._flags.get(name, default),
+        lambda self, value: self._flags.__setitem__(name, value),
+    )
+
+
+@like_cpp
+class qMRMLNodeComboBox(QtWidgets.QWidget):
+    """Chooses a node of the scene, of the classes in `nodeTypes`."""
+
+    currentNodeChanged = QtCore.Signal(object)
+    currentNodeIDChanged = QtCore.Signal(str)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        _put(self, _scene=None, _types=[], _id="", _none=False, _flags={})
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if not self._types:
+            raise ValueError("qMRMLNodeComboBox: nodeTypes must be set before the scene")
+        _put(self, _scene=scene, _id="")
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def currentNode(self) -> Any:
+        return None if self._scene is None or not self._id else self._scene.GetNodeByID(self._id)
+
+    def setCurrentNode(self, node: Any) -> None:
+        if self._scene is None:
+            raise ValueError("qMRMLNodeComboBox: setCurrentNode before setMRMLScene")
+        if node is not None and not any(node.IsA(kind) for kind in self._types):
+            raise ValueError(f"qMRMLNodeComboBox: {node.GetClassName()} is not one of {self._types}")
+        found = "" if node is None else node.GetID()
+        if found != self._id:
+            _put(self, _id=found)
+            self.currentNodeChanged.emit(node)
+            self.currentNodeIDChanged.emit(found)
+
+    def _get_types(self) -> list[str]:
+        return self._types
+
+    def _set_types(self, names: list[str]) -> None:
+        if isinstance(names, str) or not all(name.startswith("vtkMRML") for name in names):
+            raise ValueError(f"nodeTypes must be a tuple of class names, got {names!r}")
+        _put(self, _types=list(names))
+
+    def _get_id(self) -> str:
+        return self._id
+
+    nodeTypes = QtCore.Property("QStringList", _get_types, _set_types)
+    currentNodeID = QtCore.Property(str, _get_id)
+    noneEnabled = _flag("noneEnabled", False)
+    addEnabled = _flag("addEnabled", True)
+    removeEnabled = _flag("removeEnabled", True)
+    renameEnabled = _flag("renameEnabled", False)
+    showHidden = _flag("showHidden", False)
+
+
+@like_cpp
+class ctkCollapsibleButton(QtWidgets.QWidget):
+    """A heading that folds what is under it."""
+
+    contentsCollapsed = QtCore.Signal(bool)
+
+    def __init__(self, parent: Any = None, more: Any = None) -> None:
+        text, parent = (parent, more) if isinstance(parent, str) else ("", parent)
+        super().__init__(parent)
+        _put(self, _text=text, _collapsed=False)
+
+    def _get_text(self) -> str:
+        return self._text
+
+    def _set_text(self, text: str) -> None:
+        _put(self, _text=text)
+
+    def _get_collapsed(self) -> bool:
+        return self._collapsed
+
+    def _set_collapsed(self, collapsed: bool) -> None:
+        if collapsed == self._collapsed:
+            return
+        _put(self, _collapsed=collapsed)
+        for child in QtCore.QObject.children(self):
+            if isinstance(child, QtWidgets.QWidget) or child.inherits("QWidget"):
+                QtWidgets.QWidget.setVisible(child, not collapsed)
+        self.contentsCollapsed.emit(collapsed)
+
+    text = QtCore.Property(str, _get_text, _set_text)
+    collapsed = QtCore.Property(bool, _get_collapsed, _set_collapsed)
+
+
+@like_cpp
+class ctkPathLineEdit(QtWidgets.QWidget):
+    """A line for a path, with a button that browses."""
+
+    currentPathChanged = QtCore.Signal(str)
+    Dirs, Files, Executable, Readable = 0x001, 0x002, 0x040, 0x010
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        _put(self, _path="", _filters=self.Dirs | self.Files)
+
+    def _get_path(self) -> str:
+        return self._path
+
+    def _set_path(self, path: str) -> None:
+        if path != self._path:
+            _put(self, _path=path)
+            self.currentPathChanged.emit(path)
+
+    def _get_filters(self) -> int:
+        return self._filters
+
+    def _set_filters(self, filters: int) -> None:
+        _put(self, _filters=filters)
+
+    currentPath = QtCore.Property(str, _get_path, _set_path)
+    filters = QtCore.Property(int, _get_filters, _set_filters)
+
+
+@like_cpp
+class ModuleManager(QtCore.QObject):
+    """`slicer.app.moduleManager()`."""
+
+    moduleAboutToBeUnloaded = QtCore.Signal(str)
+
+
+class ModuleParent:
+    """The C++ side of a scripted module, as its constructor finds it."""
+
+    _TEXTS = ("title", "helpText", "acknowledgementText", "categories", "dependencies", "contributors")
+    _KNOWN = (*_TEXTS, "icon", "hidden", "index", "widgetRepresentationCreationEnabled")
+
+    def __init__(self, path: str) -> None:
+        object.__setattr__(self, "path", path)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._KNOWN:
+            raise AttributeError(
+                f"qSlicerScriptedLoadableModule.{name}: creating new attributes is not allowed"
+            )
+        object.__setattr__(self, name, value)
+
+
+QMRML = (qMRMLWidget, qMRMLNodeComboBox)
+CTK = (ctkCollapsibleButton, ctkPathLineEdit)
+
+
+def make_ctk() -> types.ModuleType:
+    """The module `ctk`."""
+    module = types.ModuleType("ctk")
+    for cls in CTK:
+        setattr(module, cls.__name__, cls)
+    return module
+
+
+def add_to(slicer: Any) -> None:
+    """The qMRML widgets, as `slicer.q…`."""
+    for cls in QMRML:
+        setattr(slicer, cls.__name__, cls)

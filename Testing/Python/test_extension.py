@@ -1,0 +1,56 @@
+"""What Slicer's Extensions Index and its build ask of the extension."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+
+import cmake_lists
+import pytest
+
+ROOT = cmake_lists.ROOT
+
+
+@pytest.mark.parametrize("building", cmake_lists.BUILDINGS)
+def test_every_file_is_installed(building):
+    expected, listed = cmake_lists.should_hold(building), cmake_lists.hold(building)
+    remedy = "run `python Testing/Python/cmake_lists.py`"
+    for name, files in expected.items():
+        assert files, name
+        assert sorted(listed[name]) == files, f"{building}/CMakeLists.txt, {name}: {remedy}"
+
+
+def metadata() -> dict[str, str]:
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    return dict(re.findall(r'set\(EXTENSION_(\w+) "([^"]+)"\)', text))
+
+
+def test_the_metadata_are_complete():
+    told = metadata()
+    assert set(told) == {"HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"}
+    assert told["DEPENDS"] == "PyTorch"
+    for name in ("HOMEPAGE", "ICONURL", "SCREENSHOTURLS"):
+        assert told[name].startswith("https://")
+
+
+def test_icon_and_screenshot_are_where_the_metadata_say():
+    told = metadata()
+    for name in ("ICONURL", "SCREENSHOTURLS"):
+        path = told[name].split("/main/", 1)[1]
+        assert (ROOT / path).is_file(), path
+
+
+def test_the_icon_is_128_pixels_wide_and_high():
+    data = (ROOT / "SegGuidedMMReg/Resources/Icons/SegGuidedMMReg.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", data[16:24]) == (128, 128)
+
+
+def test_the_catalogue_entry_agrees_with_the_project():
+    project = re.search(r"project\((\w+)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
+    entry = json.loads((ROOT / f"{project[1]}.json").read_text(encoding="utf-8"))
+    assert entry["category"] == "Registration"
+    assert entry["build_dependencies"] == metadata()["DEPENDS"].split()
+    assert entry["scm_url"] == metadata()["HOMEPAGE"] + ".git"
+    assert (ROOT / "LICENSE").is_file()
