@@ -62,9 +62,9 @@ class AugmentationConfig(_Section):
 class SegmentationConfig(_Section):
     """The segmentation network of the source modality (paper, 3.2, B.2)."""
 
-    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
-    strides: tuple[int, ...] = (2, 2, 2, 2)
-    residual_units: int = Field(2, ge=0)
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field((16, 32, 64, 128, 256), max_length=12)
+    strides: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((2, 2, 2, 2), max_length=12)
+    residual_units: int = Field(2, ge=0, le=64)
     loss: Literal["dice_ce", "dice"] = "dice_ce"
     steps: int = Field(2000, ge=1)
     batch_size: int = Field(8, ge=1)

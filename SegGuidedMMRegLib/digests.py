@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.files import write_text_atomically
 
 _COARSE_CLOCK_NS = 2_000_000_000
@@ -96,7 +97,7 @@ def _content(path: Path) -> bytes:
 
 def _read(path: Path) -> dict[str, list[Any]]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     fits = isinstance(record, dict) and all(isinstance(e, list) and len(e) == 5 for e in record.values())

@@ -17,11 +17,9 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from SegGuidedMMRegLib.sampling import Image, Interpolation, resample, thickened, to_sitk_affine
-from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
+from SegGuidedMMRegLib.space import LARGEST_GRID, FloatArray, Grid, apply_affine
 
 _CHUNK = 250_000
-LARGEST_FIELD = 512**3
-"""Nodes of a field at most: 3 GiB in a file of float64."""
 
 
 class FieldError(ValueError):
@@ -167,7 +165,7 @@ def grid_between_corners(grid: Grid, spacing_mm: float | tuple[float, float, flo
     length = (np.asarray(grid.size) - 1) * np.asarray(grid.spacing)
     steps = np.ceil(length / wanted - 1e-6).astype(int)
     i, j, k = (int(n) + 1 for n in steps)
-    if i * j * k > LARGEST_FIELD:
+    if i * j * k > LARGEST_GRID:
         raise FieldError(
             f"A field at a spacing of {spacing_mm} mm would have {i} x {j} x {k} nodes. Give a larger one."
         )

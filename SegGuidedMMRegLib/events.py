@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any, TextIO, TypeVar
 
 from SegGuidedMMRegLib import __version__
+from SegGuidedMMRegLib.documents import DocumentError, parse_json
 
 Item = TypeVar("Item")
 
@@ -67,8 +68,8 @@ class Event:
             ValueError: if the line is not a JSON object with an `event`.
         """
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = parse_json(line, "event")
+        except DocumentError as error:
             raise ValueError(f"Not an event line: {line[:80]!r} ({error}).") from None
         if not isinstance(record, dict) or not isinstance(record.get("event"), str):
             raise ValueError(f"Not an event line, 'event' is missing: {line[:80]!r}.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from SegGuidedMMRegLib.documents import parse_json
 from SegGuidedMMRegLib.events import ErrorCode
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -90,7 +90,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file, one a line; half lines and whatever else is no object are left out."""
     for line in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError):
-            record = json.loads(line)
+            record = parse_json(line.decode(), str(path))
             if isinstance(record, dict):
                 yield record
 

@@ -70,10 +70,9 @@ class Segmenter:
     def __init__(self, study: Study, *, adapted: bool = True) -> None:
         self._study = study
         self._device = make_fabric(study.config.training).device
-        source = load_segmentation_network(trained_folder(study, WITHOUT_ADAPTATION)).to(self._device)
-        target = source
+        source = target = self._network(WITHOUT_ADAPTATION)
         if adapted:
-            target = load_segmentation_network(trained_folder(study, "adaptation")).to(self._device)
+            target = self._network("adaptation")
         self._networks: dict[str, nn.Module] = {study.source: source, study.target: target}
 
     def segment(self, image: AnyImage, modality: str | None = None) -> Image:
@@ -88,6 +87,13 @@ class Segmenter:
         """
         sample = Sample.of(self._study, image, modality)
         return self.labels(sample, self.probabilities(sample))
+
+    def _network(self, stage: str) -> nn.Module:
+        study = self._study
+        names = [structure.name for structure in study.structures]
+        folder = trained_folder(study, stage)
+        network = load_segmentation_network(folder, dimension=study.dimension, structures=names)
+        return network.to(self._device)
 
     @torch.inference_mode()
     def probabilities(self, sample: Sample) -> Tensor:
@@ -241,7 +247,14 @@ class Registrar:
         self._network: RegistrationNetwork | None = None
         self._segmenter: Segmenter | None = None
         if self._config.steps > 0:
-            network = load_registration_network(trained_folder(study, "registration"))
+            folder = trained_folder(study, "registration")
+            network = load_registration_network(folder)
+            if (network.dimension, network.channels) != (study.dimension, 1 + len(study.structures)):
+                raise StudyError(
+                    f"{folder}: the network was trained for {network.channels - 1} structures in "
+                    f"{network.dimension}D, the study has {len(study.structures)} in {study.dimension}D. Run "
+                    f"`segmmreg train {study.folder}`."
+                )
             self._network = network.to(self._device)
 
     def register(

@@ -39,6 +39,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.events import ErrorCode
 from SegGuidedMMRegLib.files import WriteError, remove_temporaries, write_text_atomically
 
@@ -265,7 +266,7 @@ def _clear_up(folder: Path, kind: Kind) -> None:
 # -- is it alive? ---------------------------------------------------------------------------------------
 def _read(path: Path) -> Holder | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         return Holder(**{name: type_(record[name]) for name, type_ in _FIELDS.items()})
     except (OSError, ValueError, KeyError, TypeError):
         return None

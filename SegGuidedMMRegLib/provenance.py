@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
-from SegGuidedMMRegLib.documents import read_json
+from SegGuidedMMRegLib.documents import parse_json, read_json
 from SegGuidedMMRegLib.files import write_text_atomically
 
 __all__ = [
@@ -120,7 +120,7 @@ def _is_whole(path: Path) -> bool:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if length > path.stat().st_size:
                 return False
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length).decode(), str(path))
         ends = [e["data_offsets"][1] for name, e in header.items() if name != "__metadata__"]
         return bool(path.stat().st_size == _LENGTH_BYTES + length + max(ends, default=0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):

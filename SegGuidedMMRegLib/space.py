@@ -22,6 +22,9 @@ Vector = tuple[float, float, float]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """4x4 matrix between LPS and RAS, its own inverse."""
 
+LARGEST_GRID = 512**3
+"""Voxels of a study grid, nodes of a field at most; networks work on a few million."""
+
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 

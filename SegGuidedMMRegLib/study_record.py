@@ -8,11 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from SegGuidedMMRegLib.cases import Case, Role, Structure
-from SegGuidedMMRegLib.space import Grid
+from SegGuidedMMRegLib.space import LARGEST_GRID, Grid
 from SegGuidedMMRegLib.study_file import FORMAT, StudyError, check_keys, check_name, mapping, sequence
-
-LARGEST_GRID = 512**3
-"""Voxels of a study grid at most; networks work on a few million."""
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.study import Study

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from SegGuidedMMRegLib.cases import Case, LabelUse, Role, Structure
+from SegGuidedMMRegLib.documents import read_text
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.importing.labels import find_structures
@@ -379,7 +380,7 @@ def _kept(study: Study, progress: Progress, aside: Sequence[tuple[Path, str]]) -
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if path.is_file():
-        text.write(path.read_text(encoding="utf-8"))
+        text.write(read_text(path))
     else:
         writer.writerow(_LOG_COLUMNS)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from SegGuidedMMRegLib.cases import Case, Role, Structure
+from SegGuidedMMRegLib.documents import read_text
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import append_line
 from SegGuidedMMRegLib.images import (
@@ -80,7 +81,7 @@ def undo_unfinished(folder: Path, cases: Sequence[Case]) -> None:
     if not path.is_file():
         return
     used = {name for case in cases for name in (case.image, case.label, case.landmarks)}
-    for relative in path.read_text(encoding="utf-8").splitlines():
+    for relative in read_text(path).splitlines():
         if relative not in used and relative.startswith(_IMPORTED):
             resolve_inside(folder, relative).unlink(missing_ok=True)
     path.unlink()

@@ -7,7 +7,6 @@ A pair is finished when its `report.json` says that it was made from just what i
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import WriteError
 from SegGuidedMMRegLib.inference import PairTask, Registrar, on_cpu, pairs_at_once
@@ -183,7 +183,7 @@ def _look(
 def _record(path: Path) -> Report | None:
     """The report of a pair; None if there is none, or it is damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and {"status", "reasons"} <= set(record) else None

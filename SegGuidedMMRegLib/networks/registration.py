@@ -9,6 +9,7 @@ extent and returns maps as Python functions; here they are tensors in voxels, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from SegGuidedMMRegLib.deformation import compose
 from SegGuidedMMRegLib.documents import read_yaml
 from SegGuidedMMRegLib.files import write_text_atomically
-from SegGuidedMMRegLib.networks.weights import load_weights
+from SegGuidedMMRegLib.networks.weights import load_network
+from SegGuidedMMRegLib.space import LARGEST_GRID
 
 SMALLEST_AXIS = 8
 """Voxels an axis must have, so that a quarter of it is still an axis."""
@@ -108,6 +110,8 @@ def build_registration_network(
         )
     if min(size) < SMALLEST_AXIS:
         raise ValueError(f"A registration network needs {SMALLEST_AXIS} voxels an axis, got shape {size}.")
+    if math.prod(size) > LARGEST_GRID:
+        raise ValueError(f"A registration network for {size} voxels is more than {LARGEST_GRID} voxels.")
     if channels < 1 or stages not in (1, 2):
         raise ValueError(f"Expected at least 1 channel and 1 or 2 stages, got {channels} and {stages}.")
 
@@ -142,11 +146,10 @@ def load_registration_network(folder: Path) -> RegistrationNetwork:
     path = folder / _FILE
     try:
         record = read_yaml(path)
-        network = build_registration_network(record["dimension"], record["channels"], record["shape"])
+        parts = int(record["dimension"]), int(record["channels"]), [int(n) for n in record["shape"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
-    load_weights(network, folder / "weights.safetensors")
-    return network.eval()
+    return load_network(lambda: build_registration_network(*parts), folder / "weights.safetensors")
 
 
 def add_second_stage(network: RegistrationNetwork) -> RegistrationNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from SegGuidedMMRegLib.config import SegmentationConfig
 from SegGuidedMMRegLib.documents import read_yaml
 from SegGuidedMMRegLib.files import write_text_atomically
-from SegGuidedMMRegLib.networks.weights import load_weights
+from SegGuidedMMRegLib.networks.weights import load_network
 
 _FILE = "network.yaml"
 
@@ -77,18 +78,37 @@ def describe_network(folder: Path, dimension: int, structures: list[str], config
     write_text_atomically(folder / _FILE, yaml.safe_dump(record, sort_keys=False))
 
 
-def load_segmentation_network(folder: Path) -> SegmentationNetwork:
+def load_segmentation_network(
+    folder: Path, *, dimension: int | None = None, structures: Sequence[str] | None = None
+) -> SegmentationNetwork:
     """The trained network of the stage folder `folder`, on the CPU, ready for inference.
 
+    Args:
+        folder: of the stage.
+        dimension, structures: what the study has; None accepts any.
+
     Raises:
-        ValueError: if the folder holds no trained network, or one that does not fit its description.
+        ValueError: if the folder holds no trained network, one that does not fit its description, or one that
+            was trained for other structures or another order of them.
     """
     path = folder / _FILE
     try:
         record = read_yaml(path)
         config = SegmentationConfig.model_validate(record["segmentation"])
-        network = build_segmentation_network(record["dimension"], len(record["structures"]), config)
+        names = [str(name) for name in record["structures"]]
+        known = (record["dimension"], names)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
-    load_weights(network, folder / "weights.safetensors")
-    return network.eval()
+    _check_known(path, known, (dimension or known[0], names if structures is None else list(structures)))
+    return load_network(
+        lambda: build_segmentation_network(known[0], len(names), config), folder / "weights.safetensors"
+    )
+
+
+def _check_known(path: Path, known: tuple[int, list[str]], asked: tuple[int, list[str]]) -> None:
+    if known != asked:
+        spoken = [f"{', '.join(names)} in {dimension}D" for dimension, names in (known, asked)]
+        raise ValueError(
+            f"{path}: the network was trained for {spoken[0]}, the study has {spoken[1]}. Run `segmmreg "
+            "train`, or give the structures back their names and order."
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -11,12 +13,37 @@ from torch import nn
 
 from SegGuidedMMRegLib.files import atomic_path
 
+Network = TypeVar("Network", bound=nn.Module)
+
+_REMEDY = "Train this stage again, or restore the settings it was trained with."
+
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write the state of `network` to the safetensors file `path`, whole or not at all."""
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary)
+
+
+def load_network(build: Callable[[], Network], path: Path) -> Network:
+    """The network that `build` makes with the weights in `path`, on the CPU, ready for inference.
+
+    Its description may come from a stranger and name a network of any size: it is made only where the file is
+    large enough for its weights.
+
+    Raises:
+        ValueError: naming the file, if it is absent, damaged, or of another network.
+    """
+    with torch.device("meta"):
+        needed = sum(t.numel() * t.element_size() for t in build().state_dict().values())
+    if path.is_file() and needed > path.stat().st_size:
+        raise ValueError(
+            f"{path}: weights of another network (the one described beside it needs {needed} bytes). "
+            f"{_REMEDY}"
+        )
+    network = build()
+    load_weights(network, path)
+    return network.eval()
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -38,7 +65,4 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise ValueError(f"{path}: no readable weights ({error}). Train this stage again.") from None
     except RuntimeError as error:
         shown = str(error).splitlines()
-        raise ValueError(
-            f"{path}: weights of another network ({' '.join(shown[:2])}). Train this stage again, or "
-            "restore the settings it was trained with."
-        ) from None
+        raise ValueError(f"{path}: weights of another network ({' '.join(shown[:2])}). {_REMEDY}") from None
