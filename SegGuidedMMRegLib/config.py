@@ -316,7 +316,7 @@ def _explain(problem: Any) -> str:
     kinds = ("constrained-", "literal[")  # pydantic's names for the kinds of value that a setting may have
     key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(kinds))
     if problem["type"] != "extra_forbidden":
-        return f"{key}: {problem['msg']}, got {problem['input']!r}."
+        return f"{key}: {problem['msg']}, got {repr(problem['input'])[:200]}."
     *parents, last = problem["loc"]
     model: Any = Config
     for parent in parents:

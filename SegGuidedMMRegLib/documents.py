@@ -76,7 +76,7 @@ def parse_json(text: str, where: str) -> Any:
             text, parse_constant=lambda _: None, parse_int=_whole, object_pairs_hook=_without_doubles
         )
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{where}: not readable as JSON ({_short(error)}).") from None
+        raise DocumentError(f"{where}: not readable as JSON ({shortened(error)}).") from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -100,7 +100,7 @@ def parse_yaml(text: str, where: str) -> Any:
         _check_events(text)
         return yaml.load(text, Loader=_loader())
     except (yaml.YAMLError, ValueError) as error:
-        raise DocumentError(f"{where}: not readable as YAML ({_short(error)}).") from None
+        raise DocumentError(f"{where}: not readable as YAML ({shortened(error)}).") from None
 
 
 def csv_rows(text: str, where: str, delimiter: str = ",") -> list[list[str]]:
@@ -174,6 +174,7 @@ def _loader() -> Any:
     return Loader
 
 
-def _short(error: BaseException, most: int = 300) -> str:
+def shortened(error: BaseException, most: int = 300) -> str:
+    """The message of an error in one line that a long value in a file does not blow up."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[:most]} ..."

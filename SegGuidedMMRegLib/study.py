@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from SegGuidedMMRegLib.cases import Case, Role, Structure, values_to_indices
-from SegGuidedMMRegLib.documents import read_json
+from SegGuidedMMRegLib.documents import read_json, shortened
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.space import FloatArray, Grid
 from SegGuidedMMRegLib.study_file import (
@@ -132,7 +132,7 @@ class Study:
         try:
             return Study(folder, config=config, **parts_from_record(record))
         except StudyError as error:
-            raise StudyError(f"{path}: {error}") from None
+            raise StudyError(f"{path}: {shortened(error, 2000)}") from None
 
     def save(self) -> None:
         """Write `study.yaml` and `config.yaml`, each whole or not at all."""

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from SegGuidedMMRegLib.deformation import compose
 from SegGuidedMMRegLib.documents import read_yaml
 from SegGuidedMMRegLib.files import write_text_atomically
-from SegGuidedMMRegLib.networks.weights import load_network
+from SegGuidedMMRegLib.networks.weights import DESCRIPTION_FILE, load_network
 from SegGuidedMMRegLib.space import LARGEST_GRID
 
 SMALLEST_AXIS = 8
 """Voxels an axis must have, so that a quarter of it is still an axis."""
 
-_FILE = "network.yaml"
 _DOWN = (16, 32, 64, 256, 512)
 _UP = (16, 32, 64, 128, 256)
 
@@ -134,7 +133,7 @@ def describe_registration_network(folder: Path, network: RegistrationNetwork) ->
         "channels": network.channels,
         "shape": list(network.shape),
     }
-    write_text_atomically(folder / _FILE, yaml.safe_dump(record, sort_keys=False))
+    write_text_atomically(folder / DESCRIPTION_FILE, yaml.safe_dump(record, sort_keys=False))
 
 
 def load_registration_network(folder: Path) -> RegistrationNetwork:
@@ -143,11 +142,11 @@ def load_registration_network(folder: Path) -> RegistrationNetwork:
     Raises:
         ValueError: if the folder holds no trained network, or one that does not fit its description.
     """
-    path = folder / _FILE
+    path = folder / DESCRIPTION_FILE
     try:
         record = read_yaml(path)
         parts = int(record["dimension"]), int(record["channels"]), [int(n) for n in record["shape"]]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
     return load_network(lambda: build_registration_network(*parts), folder / "weights.safetensors")
 

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from SegGuidedMMRegLib.config import SegmentationConfig
 from SegGuidedMMRegLib.documents import read_yaml
 from SegGuidedMMRegLib.files import write_text_atomically
-from SegGuidedMMRegLib.networks.weights import load_network
-
-_FILE = "network.yaml"
+from SegGuidedMMRegLib.networks.weights import DESCRIPTION_FILE, load_network
 
 
 class SegmentationNetwork(nn.Module):
@@ -75,7 +73,7 @@ def describe_network(folder: Path, dimension: int, structures: list[str], config
         "structures": list(structures),
         "segmentation": config.model_dump(mode="json"),
     }
-    write_text_atomically(folder / _FILE, yaml.safe_dump(record, sort_keys=False))
+    write_text_atomically(folder / DESCRIPTION_FILE, yaml.safe_dump(record, sort_keys=False))
 
 
 def load_segmentation_network(
@@ -91,13 +89,13 @@ def load_segmentation_network(
         ValueError: if the folder holds no trained network, one that does not fit its description, or one that
             was trained for other structures or another order of them.
     """
-    path = folder / _FILE
+    path = folder / DESCRIPTION_FILE
     try:
         record = read_yaml(path)
         config = SegmentationConfig.model_validate(record["segmentation"])
         names = [str(name) for name in record["structures"]]
         known = (record["dimension"], names)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
     _check_known(path, known, (dimension or known[0], names if structures is None else list(structures)))
     return load_network(

@@ -15,6 +15,8 @@ from SegGuidedMMRegLib.files import atomic_path
 
 Network = TypeVar("Network", bound=nn.Module)
 
+DESCRIPTION_FILE = "network.yaml"
+"""Beside the weights: what kind of network they are of."""
 _REMEDY = "Train this stage again, or restore the settings it was trained with."
 
 
@@ -34,8 +36,13 @@ def load_network(build: Callable[[], Network], path: Path) -> Network:
     Raises:
         ValueError: naming the file, if it is absent, damaged, or of another network.
     """
-    with torch.device("meta"):
-        needed = sum(t.numel() * t.element_size() for t in build().state_dict().values())
+    try:
+        with torch.device("meta"):
+            needed = sum(t.numel() * t.element_size() for t in build().state_dict().values())
+    except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{path.parent / DESCRIPTION_FILE}: describes no network ({error}). {_REMEDY}"
+        ) from None
     if path.is_file() and needed > path.stat().st_size:
         raise ValueError(
             f"{path}: weights of another network (the one described beside it needs {needed} bytes). "

@@ -18,6 +18,11 @@ from SegGuidedMMRegLib.files import atomic_path
 from SegGuidedMMRegLib.pace import Pace
 
 CHECKPOINT_FILE = "checkpoint.pt"
+_DAMAGED = (
+    *(RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, AssertionError),
+    *(OSError, OverflowError, pickle.UnpicklingError),
+)
+"""What torch's reader raises for files that are not whole."""
 
 
 class Checkpoints:
@@ -48,7 +53,7 @@ class Checkpoints:
         try:
             record: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             same = record["fingerprint"] == self._fingerprint
-        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except _DAMAGED as error:
             log(f"{self.path}: not readable ({type(error).__name__}), training starts afresh.")
             return None
         if not same:
