@@ -32,7 +32,8 @@ def check_name(name: object, what: str) -> str:
     Raises:
         StudyError: for an empty name, one with a character of `FORBIDDEN_IN_NAMES` or a control character,
         with
-            `--` (which separates moving from fixed), a dot or space at an end, or more than 120 characters.
+            `--` (which separates moving from fixed), a dot or space at an end, more than 120 characters, or
+            a name that Windows keeps for a device.
     """
     fits = (
         isinstance(name, str)
@@ -40,13 +41,20 @@ def check_name(name: object, what: str) -> str:
         and not any(c in FORBIDDEN_IN_NAMES or not c.isprintable() for c in name)
         and "--" not in name
         and name == name.strip(" .")
+        and not is_reserved(name)
     )
     if not fits:
         raise StudyError(
             f"{what}: {name!r} can't be used as a name. Use letters, digits, spaces, '-', '_' and '.', not "
-            f"{FORBIDDEN_IN_NAMES!r} or '--', and no dot or space at an end."
+            f"{FORBIDDEN_IN_NAMES!r} or '--', no dot or space at an end, and no name that Windows keeps for "
+            "itself."
         )
     return str(name)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows keeps the name, with whatever suffix, for a device."""
+    return bool(re.fullmatch(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", name, re.IGNORECASE))
 
 
 def check_inside(path: object, what: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.space import Grid
 
+_SUSPICIOUS = 0.5
 _POINTS = (".csv", ".fcsv", ".json")
 
 
@@ -80,23 +81,27 @@ class Apply(Command):
         return outputs
 
     def _move_image(self, transform: SpatialTransform, path: Path, out: Path, grid: Grid | None) -> str:
+        import numpy as np
+
         from SegGuidedMMRegLib.images import Segment, read_image, read_labels, write_image, write_labels
 
         if grid is None:
             raise ValueError(f"{path}: give --reference, the image on whose grid the result shall lie.")
         if not (self.labels or path.name.lower().endswith(".seg.nrrd")):
-            moved = transform.warp_image(read_image(path), grid, self.interpolation, self.outside)
-            write_image(moved, out)
-            return ""
+            image = read_image(path)
+            note = _fit(transform, grid, image.grid, path)
+            write_image(transform.warp_image(image, grid, self.interpolation, self.outside), out)
+            return note
         labels = read_labels(path)
-        values = sorted({int(v) for v in set(labels.array.ravel().tolist())} - {0})
+        note = _fit(transform, grid, labels.grid, path)
+        values = [int(v) for v in np.unique(labels.array) if v > 0]
         named = {s.value: s for s in labels.segments}
         grey = (128, 128, 128)
         segments = labels.segments or tuple(
             Segment(v, f"structure {v}", grey) for v in values if v not in named
         )
         write_labels(transform.warp_labels(labels, grid), segments, out)
-        return ""
+        return note
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,31 @@ class Export(Command):
                 write_labels(labels, labels.segments, out)
             else:
                 write_image(read_image(path), out)
+
+
+def _fit(transform: SpatialTransform, fixed: Grid, moving: Grid, path: Path) -> str:
+    """What to say of a transform that looks as if it were of another image; "" where all is well.
+
+    Raises:
+        ValueError: if nothing of the image would be seen.
+    """
+    from SegGuidedMMRegLib.transform_fit import share_inside, share_of_field
+
+    inside, known = share_inside(transform, fixed, moving), share_of_field(transform, fixed)
+    if inside == 0:
+        raise ValueError(
+            f"{path}: the transform takes no voxel of the reference into this image, nothing of it would be "
+            "seen. Give the image that the transform was made for, or the transform of the other direction "
+            "(forward.h5 for the moving image, inverse.h5 for the fixed one)."
+        )
+    notes = []
+    if inside < _SUSPICIOUS:
+        notes.append(f"only {inside:.0%} of the reference lies in the image")
+    if known < _SUSPICIOUS:
+        notes.append(f"the transform's field covers only {known:.0%} of the reference")
+    if not notes:
+        return ""
+    return f" ({'; '.join(notes)}: are image, reference and transform of the same pair?)"
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from SegGuidedMMRegLib.cases import LabelUse, Role
 from SegGuidedMMRegLib.dicom_bytes import is_dicom
 from SegGuidedMMRegLib.documents import csv_rows, parse_yaml, read_text
-from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys
+from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys, is_reserved
 
 _IMAGE_SUFFIXES = [
     ".nii.gz",
@@ -94,7 +94,8 @@ def plain_name(path: Path, suffixes: Iterable[str] = _IMAGE_SUFFIXES) -> str:
 def clean_name(name: str) -> str:
     """`name` with what no file system or this study can hold replaced by `_`."""
     kept = "".join("_" if c in FORBIDDEN_IN_NAMES or not c.isprintable() else c for c in name)
-    return re.sub("-{2,}", "-", kept).strip(" .")[:120].strip(" .") or "case"
+    name = re.sub("-{2,}", "-", kept).strip(" .")[:119].strip(" .") or "case"
+    return f"_{name}" if is_reserved(name) else name
 
 
 # -- folders --------------------------------------------------------------------------------------------
@@ -151,20 +152,26 @@ def _listed(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Path]
             found.append(place)
             continue
         for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
-            if path.is_dir():
-                series = any(is_dicom(p) for p in path.iterdir() if p.is_file())
-                _put(path, series, found, aside, "a folder without DICOM files; name it by itself")
+            try:
+                why = _why_not(path, suffixes)
+            except OSError as error:
+                why = f"can't be opened ({error.strerror})"
+            if why is None:
+                found.append(path)
             else:
-                fits = path.name.lower().endswith(tuple(suffixes)) or is_dicom(path)
-                _put(path, fits, found, aside, "no known kind of file")
+                aside.append((path, why))
     return found, aside
 
 
-def _put(path: Path, fits: bool, found: list[Path], aside: list[tuple[Path, str]], reason: str) -> None:
-    if fits:
-        found.append(path)
-    else:
-        aside.append((path, reason))
+def _why_not(path: Path, suffixes: Sequence[str]) -> str | None:
+    """Why what lies in a folder is left aside; None if it may be an image or what belongs to one."""
+    if path.is_dir():
+        series = any(is_dicom(p) for p in path.iterdir() if p.is_file())
+        return None if series else "a folder without DICOM files; name it by itself"
+    if not path.is_file():
+        return "no file: a link to nothing, or a device"
+    fits = path.name.lower().endswith(tuple(suffixes)) or is_dicom(path)
+    return None if fits else "no known kind of file"
 
 
 def _is_one_series(folder: Path) -> bool:
