@@ -18,7 +18,7 @@ from typing import Any
 
 LARGEST_TEXT = 64 * 2**20
 """Bytes of a text file at most; a study of 5 000 cases has about 2 million."""
-_DEEPEST, _MOST_DIGITS = 64, 18
+_DEEPEST, _MOST_DIGITS = 64, 300
 _NUMBERS = {
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]{0,17})$"),
     "tag:yaml.org,2002:float": re.compile(

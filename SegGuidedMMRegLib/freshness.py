@@ -15,6 +15,7 @@ from typing import Literal
 
 from SegGuidedMMRegLib import provenance
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
+from SegGuidedMMRegLib.documents import parse_json
 from SegGuidedMMRegLib.image_files import nrrd_key
 from SegGuidedMMRegLib.study import Case, Role, Study, StudyError, TrainingView
 from SegGuidedMMRegLib.study_file import resolve_inside
@@ -70,7 +71,7 @@ class Prediction:
     def is_fresh(self) -> bool:
         """Whether the file is there, as it would be made now."""
         try:
-            record = json.loads(nrrd_key(self.path, _HEADER_KEY) or "")
+            record = parse_json(nrrd_key(self.path, _HEADER_KEY) or "", str(self.path))
         except ValueError:
             return False
         return isinstance(record, dict) and record.get("made_from") == self.made_from

@@ -208,7 +208,7 @@ def _nifti_offset(header: bytes) -> int | None:
     order = _byte_order(header)
     if header[344:347] == b"n+1":
         (offset,) = struct.unpack_from(f"{order}f", header, 108)
-        return int(min(max(offset, 352), 1 << 40))  # NaN gives 352
+        return int(min(max(352.0, offset), 2.0**40))  # in this order NaN gives 352
     if header[4:7] == b"n+2":
         return int(max(struct.unpack_from(f"{order}q", header, 168)[0], 544))
     return None

@@ -6,7 +6,6 @@ by the code that makes them, which needs torch; all the rest does not.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.digests import FileDigests
+from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.files import WriteError
 from SegGuidedMMRegLib.freshness import TRAINED_STAGES, Found, Freshness
 from SegGuidedMMRegLib.locks import Holder, holders
@@ -188,7 +188,7 @@ def _dated(path: Path) -> dict[str, object]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
