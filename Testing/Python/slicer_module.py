@@ -1,0 +1,80 @@
+"""What the tests of the Slicer module share: the harness started, and the module's folder on the path."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import slicer_harness
+
+FOLDER = Path(__file__).parents[2] / "SegGuidedMMReg"
+
+slicer = slicer_harness.start()
+slicer_harness.add_module_path(FOLDER)
+
+
+class Heard:
+    """A listener that keeps all it hears, in order."""
+
+    def __init__(self) -> None:
+        from SegGuidedMMRegGui.JobEvents import JobListener
+
+        self.told: list[tuple[str, object]] = []
+        self.listener = JobListener(
+            **{
+                kind: (lambda data, kind=kind: self.told.append((kind, data)))
+                for kind in ("started", "progress", "log", "result", "error", "finished")
+            }
+        )
+
+    def of(self, kind: str) -> list:
+        return [data for heard, data in self.told if heard == kind]
+
+    def wait(self, seconds: float = 30.0):
+        """The `JobEnd`, once it is there."""
+        slicer_harness.process_until(lambda: self.of("finished"), seconds)
+        return self.of("finished")[0]
+
+
+class Gaps:
+    """How long the GUI thread was busy at one go, the time in which the machine let others work left out."""
+
+    def __enter__(self) -> Gaps:
+        self.longest = 0.0
+        return self
+
+    def spin(self, reached, seconds: float = 20.0) -> None:
+        import qt
+
+        end = time.monotonic() + seconds
+        while not reached() and time.monotonic() < end:
+            before = time.monotonic() - _waited_for_a_core()
+            qt.QApplication.processEvents()
+            self.longest = max(self.longest, time.monotonic() - _waited_for_a_core() - before)
+            time.sleep(0.001)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _waited_for_a_core() -> float:
+    """Seconds in which this thread could have worked but had no core; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+def fake_job(code: str) -> tuple[str, ...]:
+    """A command that runs `code`, in which `tell(event, …)` writes an event."""
+    lines = (
+        "import json, os, signal, subprocess, sys, time\n"
+        "def tell(event, **data): print(json.dumps({'event': event, **data}), flush=True)\n"
+    )
+    return (sys.executable, "-c", lines + code)
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
