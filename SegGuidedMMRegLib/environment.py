@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib import __version__
@@ -27,6 +28,14 @@ _PACKAGES = (
     "Jinja2",
     "matplotlib",
 )
+
+
+_CGROUP = "/sys/fs/cgroup"
+_CONTAINERS = (
+    (f"{_CGROUP}/memory.max", f"{_CGROUP}/memory.current"),
+    (f"{_CGROUP}/memory/memory.limit_in_bytes", f"{_CGROUP}/memory/memory.usage_in_bytes"),
+)
+"""Files with the limit of a container and what it uses: control groups, version 2 and 1."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,41 @@ def _memory() -> Fact:
     except (AttributeError, ValueError, OSError):
         return Fact("memory", "unknown")
     return Fact("memory", f"{size / 2**30:.1f} GB")
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that are free on a device, or held by this process already; None where that is not known.
+
+    Args:
+        device: cpu, cuda (the current one) or mps.
+    """
+    if device == "cpu":
+        return _free_here()
+    torch = importlib.import_module("torch")
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+    return int(torch.mps.recommended_max_memory())
+
+
+def _free_here() -> int | None:
+    """What the system can give without swapping, within what the container allows, and what we have."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = {name: int(value.split()[0]) << 10 for name, value in (x.split(":") for x in lines)}
+        mine = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        free = available["MemAvailable"]
+    except (OSError, ValueError, KeyError, IndexError):  # not Linux
+        return None
+    limits = (limit for limit in map(_container_free, _CONTAINERS) if limit is not None)
+    return min([free, *limits]) + mine * os.sysconf("SC_PAGE_SIZE")
+
+
+def _container_free(files: tuple[str, str]) -> int | None:
+    try:
+        limit, used = (int(Path(file).read_text(encoding="ascii")) for file in files)
+    except (OSError, ValueError):  # no container, or "max"
+        return None
+    return max(limit - used, 0)
 
 
 def _devices() -> list[Fact]:

@@ -49,8 +49,8 @@ class Event:
     """One event. `kind` is one of started, progress, log, result, error; `data` depends on it.
 
     started: command, schema, version, pid, or stage, of. progress: stage, step, of, seconds_left (or None),
-    metrics (name → number). log: message. result: command and exit_code, or stage, and what was found.
-    error: code, message, remedy (or None), exit_code.
+    metrics (name → number). log: message, and memory where it is about what a stage needs. result: command
+    and exit_code, or stage, and what was found. error: code, message, remedy (or None), exit_code.
     """
 
     kind: str
@@ -138,6 +138,11 @@ class Reporter:
     def log(self, message: str) -> None:
         """A line for people."""
         self.emit(Event("log", {"message": message}))
+
+    def memory(self, stage: str, message: str, needed: int, free: int | None, device: str) -> None:
+        """A line about what a stage is going to need, in bytes, and what is free, where that is known."""
+        need = {"stage": stage, "device": device, "bytes": needed, "free_bytes": free}
+        self.emit(Event("log", {"message": message, "memory": need}))
 
     def result(self, stage: str, **found: Any) -> None:
         """A stage ended with this."""

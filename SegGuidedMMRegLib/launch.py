@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any
 from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.events import ErrorCode, Event, JsonLinesReporter, Reporter
 from SegGuidedMMRegLib.failures import failure_of
+from SegGuidedMMRegLib.interruption import Terminated
 from SegGuidedMMRegLib.out_of_memory import OutOfMemoryError
 
 _COMMAND = ("-m", "SegGuidedMMRegLib.launch")
@@ -83,14 +85,14 @@ def train_on(devices: int, study: Path, stages: Sequence[str], reporter: Reporte
             shutdown_timeout=_SECONDS_TO_END,
             logs_specs=DefaultLogsSpecs(log_dir=str(Path(place) / "logs")),
         )
-        command = (*_COMMAND, str(study), str(events), *stages)
+        command = (*_COMMAND, str(os.getpid()), str(study), str(events), *stages)
         try:
             with _followed(events, reporter):
                 elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as failed:
             raise _cause(failed.failures) from None
-        except SignalException:
-            raise KeyboardInterrupt from None
+        except SignalException as told:
+            raise (Terminated() if told.sigval == signal.SIGTERM else KeyboardInterrupt()) from None
 
 
 def _cause(failures: dict[int, Any]) -> Exception:
@@ -141,8 +143,8 @@ def _followed(events: Path, reporter: Reporter) -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> int:
     """Train as one of several processes; the exit code, after a word to who started this one."""
-    folder, events, *stages = arguments
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    starter, folder, events, *stages = arguments
+    threading.Thread(target=_end_with, args=(int(starter),), daemon=True).start()
     with Path(events).open("a", encoding="utf-8") as stream:
         try:
             from SegGuidedMMRegLib.pipeline import train
@@ -171,9 +173,9 @@ def _tell(error: BaseException) -> int:
     return failure.exit_code
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone, however that went."""
-    while os.getppid() == parent:
+def _end_with(starter: int) -> None:
+    """End this process when the one that started it is gone, however and whenever that went."""
+    while os.getppid() == starter:
         time.sleep(1)
     os._exit(1)
 

@@ -20,6 +20,7 @@ from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.freshness import MADE, STAGES, TRAINED_STAGES, Freshness, wanted_stages
 from SegGuidedMMRegLib.locks import working_on
+from SegGuidedMMRegLib.memory import StudySize, advice, memory_need
 from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.study import Study, StudyError
@@ -48,6 +49,22 @@ class _Context:
         view = self.study.training_view()
         with first_goes_ahead():
             return StudyTensors.load(view, reporter=self.reporter, digests=self.digests)
+
+    @cached_property
+    def size(self) -> StudySize:
+        """What decides how much memory the stages need."""
+        return StudySize.of(self.study)
+
+    def tell_need(self, stage: str) -> None:
+        """Say how much memory a stage needs, and what to lower where there is less."""
+        if not processes.is_first():
+            return
+        need = memory_need(stage, self.config, self.size, make_fabric(self.config.training).device.type)
+        message = str(need)
+        if need.is_too_much:
+            remedy = advice(need, self.config, self.size, memory_remedies(self.config)[stage])
+            message = f"WARNING: {message}, and will probably run out. {remedy}"
+        self.reporter.memory(stage, message, need.bytes, need.free, need.device)
 
     @property
     def config(self) -> Config:
@@ -90,12 +107,14 @@ def _meet(config: TrainingConfig, reporter: Reporter) -> None:
 
 
 def _train(study: Study, wanted: set[str], reporter: Reporter, digests: FileDigests) -> None:
+    context = _Context(study, reporter, digests)
     with memory_remedy("prealign", memory_remedies(study.config)["prealign"]):
+        context.tell_need("prealign")
         by_first(lambda: prealign.run(study, study.config.prealign, reporter, digests))
     by_first(digests.save)
     if wanted == {"prealign"}:
         return
-    context, freshness = _Context(study, reporter, digests), Freshness(study, digests)
+    freshness = Freshness(study, digests)
     for stage in TRAINED_STAGES:
         if stage in wanted:
             _run_if_needed(stage, context, freshness)
@@ -113,6 +132,7 @@ def _run_if_needed(stage: str, context: _Context, freshness: Freshness) -> None:
         return
     context.reporter.log(f"{stage}: runs ({why})")
     context.tensors  # noqa: B018  what cannot be read is told before an earlier result is cleared away
+    context.tell_need(stage)
     start = time.monotonic()
     by_first(lambda: _begin(folder, made_from, context))
     with memory_remedy(stage, memory_remedies(context.config)[stage]):

@@ -98,23 +98,24 @@ class WholeBatch(nn.Module):
     def __init__(self, network: nn.Module, at_once: ImagesAtOnce) -> None:
         super().__init__()
         self.network = network
-        self._at_once = at_once
+        self.at_once = at_once
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The network's output for the whole batch; in each of several processes, whole too."""
         if processes.count() == 1:
-            return self._share(*inputs)
+            return self.share(*inputs)
         images = len(inputs[0])
         share = -(-images // processes.count())
         rows = torch.arange(share, device=inputs[0].device) + processes.rank() * share
         # Where the batch does not divide evenly the last image is computed again, and left out of the result.
-        mine = self._share(*(x[rows.clamp(max=images - 1)] for x in inputs))
+        mine = self.share(*(x[rows.clamp(max=images - 1)] for x in inputs))
         whole: Tensor = _Gathered.apply(mine)
         return whole[:images]
 
-    def _share(self, *inputs: Tensor) -> Tensor:
-        images, most = len(inputs[0]), self._at_once.count
-        self._at_once.largest = max(self._at_once.largest, images)
+    def share(self, *inputs: Tensor) -> Tensor:
+        """The output for what this process computes, in parts if memory asks for it."""
+        images, most = len(inputs[0]), self.at_once.count
+        self.at_once.largest = max(self.at_once.largest, images)
         if most is None:
             whole: Tensor = self.network(*inputs)
             return whole

@@ -56,12 +56,13 @@ class VelocityRegistration:
             pair = shrink(moving, level), shrink(fixed, level)
             for _ in range(max(1, round(self.iterations * share))):
                 optimizer.zero_grad(set_to_none=True)
-                self._loss(control, *pair, working).backward()
+                self.loss(control, *pair, working).backward()
                 optimizer.step()
         with torch.no_grad():
             return resize_field(self._displacement(control, working, working), shape)
 
-    def _loss(self, control: Tensor, moving: Tensor, fixed: Tensor, working: tuple[int, ...]) -> Tensor:
+    def loss(self, control: Tensor, moving: Tensor, fixed: Tensor, working: tuple[int, ...]) -> Tensor:
+        """What is minimised: of velocities at control points [N, d, *], for images [N, 1, *level]."""
         displacement = self._displacement(control, working, tuple(moving.shape[2:]))
         similarity = lncc(warp(moving, displacement), fixed, self.lncc_sigma)
         return (self.smoothness * bending(control) - similarity).sum()
