@@ -120,6 +120,14 @@ class StudyTensors:
         return replace(self, **moved)
 
 
+def checksum(rows: Tensor) -> float:
+    """The sum of all values, to notice that data are others: without a copy of them all in double precision.
+
+    Row by row and on the CPU, because not every device has numbers of double precision (MPS).
+    """
+    return float(sum(float(row.cpu().double().sum()) for row in rows))
+
+
 def study_labels(
     indices: NDArray[Any], image_grid: Grid, grid: Grid, study_to_case: ArrayLike, classes: int
 ) -> NDArray[np.int64]:

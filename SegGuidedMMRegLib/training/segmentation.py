@@ -15,7 +15,7 @@ from SegGuidedMMRegLib.losses import segmentation_loss
 from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network, describe_network
 from SegGuidedMMRegLib.training.appearance import quantile_table
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
-from SegGuidedMMRegLib.training.data import StudyTensors
+from SegGuidedMMRegLib.training.data import StudyTensors, checksum
 from SegGuidedMMRegLib.training.devices import by_first, make_fabric
 from SegGuidedMMRegLib.training.intensity import IntensityAugmentation
 from SegGuidedMMRegLib.training.loop import (
@@ -159,5 +159,5 @@ def _identity(tensors: StudyTensors, pool: LabelledPool) -> dict[str, Any]:
         "labelled": [tensors.source_names[row] for row in tensors.labelled_rows],
         "validation": list(tensors.validation_names),
         "samples": len(pool.images),
-        "sums": [float(pool.images.double().sum()), float(pool.labels.double().sum())],
+        "sums": [checksum(pool.images), checksum(pool.labels)],
     }

@@ -21,6 +21,7 @@ from SegGuidedMMRegLib.config import AdaptationConfig
 from SegGuidedMMRegLib.losses import dice_loss
 from SegGuidedMMRegLib.networks.translation import Discriminator, Generator
 from SegGuidedMMRegLib.training.adaptation.task import AdaptationTask, Snapshot, SourceSamples
+from SegGuidedMMRegLib.training.data import checksum
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, seed_of
 
 
@@ -157,7 +158,7 @@ class CycleGanStage(TrainableStage):
         self.exported = "target_network"
         self.schedule = half_constant
         parts = (samples.images, samples.labels, samples.weights, target_images)
-        self.settings = {**config.model_dump(mode="json"), "data": [float(x.double().sum()) for x in parts]}
+        self.settings = {**config.model_dump(mode="json"), "data": [checksum(x) for x in parts]}
         self.memory_remedy = (
             f"adaptation.batch_size (now {config.batch_size}) or adaptation.generator_filters "
             f"(now {config.generator_filters})"

@@ -35,6 +35,7 @@ from SegGuidedMMRegLib.training.appearance import (
     recolour,
 )
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
+from SegGuidedMMRegLib.training.data import checksum
 from SegGuidedMMRegLib.training.devices import by_first
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle, seed_of
 from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
@@ -241,4 +242,4 @@ def _fit(stage: TrainableStage, name: str, steps: int, task: AdaptationTask) -> 
 def _sums(task: AdaptationTask) -> list[float]:
     """Enough to notice that a checkpoint was made with other data."""
     parts = (task.samples.images, task.samples.labels, task.samples.weights, task.target_images)
-    return [float(part.double().sum()) for part in parts]
+    return [checksum(part) for part in parts]

@@ -27,7 +27,7 @@ from SegGuidedMMRegLib.training.augmentation.samples import SAMPLES_FILE, Augmen
 from SegGuidedMMRegLib.training.augmentation.velocity import VelocityRegistration
 from SegGuidedMMRegLib.training.batches import ImagesAtOnce, in_batches
 from SegGuidedMMRegLib.training.checkpoints import CHECKPOINT_FILE, Checkpoints, fingerprint_of
-from SegGuidedMMRegLib.training.data import StudyTensors
+from SegGuidedMMRegLib.training.data import StudyTensors, checksum
 from SegGuidedMMRegLib.training.devices import by_first, make_fabric
 from SegGuidedMMRegLib.training.loop import seed_of
 
@@ -191,8 +191,8 @@ def _fingerprint(tensors: StudyTensors, pairs: list[tuple[int, int]], size: int,
             "seed": config.training.seed,
             "settings": config.augmentation.model_dump(mode="json"),
             "classes": tensors.classes,
-            "images": float(tensors.source_images.double().sum()),
-            "labels": [float(tensors.source_labels[row].double().sum()) for row in tensors.labelled_rows],
+            "images": checksum(tensors.source_images),
+            "labels": [checksum(tensors.source_labels[row]) for row in tensors.labelled_rows],
         },
         {},
     )

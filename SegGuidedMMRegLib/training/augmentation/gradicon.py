@@ -19,6 +19,7 @@ from SegGuidedMMRegLib.networks.registration import (
     gradient_inverse_consistency,
 )
 from SegGuidedMMRegLib.training.augmentation.resolution import shrink, shrunk_shape
+from SegGuidedMMRegLib.training.data import checksum
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, seed_of
 
 
@@ -48,7 +49,7 @@ class GradiconTraining(TrainableStage):
         self.optimizers = {"network": torch.optim.Adam(network.parameters(), lr=settings.learning_rate)}
         self.settings = {
             **settings.model_dump(mode="json"),
-            "images": [*images.shape, float(images.double().sum())],
+            "images": [*images.shape, checksum(images)],
         }
         self.memory_remedy = (
             f"augmentation.batch_size (now {settings.batch_size}) or raise "
