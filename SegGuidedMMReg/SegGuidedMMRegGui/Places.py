@@ -1,0 +1,123 @@
+"""Where nodes lie: grids of the library (LPS) beside matrices and parent transforms of MRML (RAS), in mm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from numpy.typing import ArrayLike
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from SegGuidedMMRegGui.NodeTags import BridgeError
+from SegGuidedMMRegLib.displacement import DisplacementField, SpatialTransform
+from SegGuidedMMRegLib.sampling import Image, Interpolation, resample
+from SegGuidedMMRegLib.space import LARGEST_GRID, LPS_TO_RAS, FloatArray, Grid, apply_affine
+
+_FLIP = np.array([-1.0, -1.0, 1.0])
+_SKEW = 1e-4
+_SAMPLES_AN_AXIS = 40
+
+
+def to_vtk(matrix: ArrayLike) -> Any:
+    """A 4x4 array as vtkMatrix4x4."""
+    found = vtk.vtkMatrix4x4()
+    found.DeepCopy(np.asarray(matrix, dtype=float).ravel().tolist())
+    return found
+
+
+def from_vtk(matrix: Any) -> FloatArray:
+    """A vtkMatrix4x4 as 4x4 array."""
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def flipped(points: ArrayLike) -> FloatArray:
+    """Points or vectors (..., 3) from LPS to RAS, or from RAS to LPS."""
+    return np.asarray(points, dtype=float) * _FLIP
+
+
+def voxel_to_ras(grid: Grid) -> FloatArray:
+    """4x4 from voxel (i, j, k) to RAS mm."""
+    return LPS_TO_RAS @ grid.voxel_to_lps
+
+
+def grid_of_matrix(size: tuple[int, int, int], to_ras: FloatArray) -> Grid | None:
+    """The grid with this 4x4 from voxel to RAS mm; None where its axes are not at right angles."""
+    to_lps = LPS_TO_RAS @ to_ras
+    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
+    if not (np.isfinite(to_lps).all() and (spacing > 0).all()):
+        return None
+    direction = to_lps[:3, :3] / spacing
+    if np.abs(direction.T @ direction - np.eye(3)).max() > _SKEW:
+        return None
+    return Grid(size, tuple(spacing), tuple(to_lps[:3, 3]), tuple(direction.ravel()))
+
+
+@dataclass(frozen=True)
+class Way:
+    """From the space under one parent transform to that under another; None is the world.
+
+    Attributes:
+        matrix_lps: 4x4 of LPS mm; None where it bends.
+        transform: the same as vtkGeneralTransform, of RAS mm.
+    """
+
+    matrix_lps: FloatArray | None
+    transform: Any
+
+    @staticmethod
+    def between(source: Any | None, target: Any | None) -> Way:
+        """From under the transform node `source` to under `target`."""
+        general, matrix = vtk.vtkGeneralTransform(), vtk.vtkMatrix4x4()
+        node = slicer.vtkMRMLTransformNode
+        node.GetTransformBetweenNodes(source, target, general)
+        if not node.GetMatrixTransformBetweenNodes(source, target, matrix):
+            return Way(None, general)
+        return Way(LPS_TO_RAS @ from_vtk(matrix) @ LPS_TO_RAS, general)
+
+    def points(self, points_lps_mm: ArrayLike) -> FloatArray:
+        """Points (..., 3), LPS mm."""
+        points = np.asarray(points_lps_mm, dtype=float)
+        if self.matrix_lps is not None:
+            return apply_affine(self.matrix_lps, points)
+        given, moved = vtk.vtkPoints(), vtk.vtkPoints()
+        moved.SetDataTypeToDouble()
+        given.SetData(numpy_to_vtk(np.ascontiguousarray(flipped(points).reshape(-1, 3)), deep=True))
+        self.transform.TransformPoints(given, moved)
+        return flipped(vtk_to_numpy(moved.GetData())).reshape(points.shape)
+
+    def resample(
+        self, image: Image, grid: Grid, *, interpolation: Interpolation = "linear", outside: float = 0.0
+    ) -> Image:
+        """`image`, which lies at the end of the way, on a `grid` at its start."""
+        if self.matrix_lps is not None:
+            return resample(image, grid, self.matrix_lps, interpolation=interpolation, outside=outside)
+        points = grid.points()
+        bending = SpatialTransform(DisplacementField(grid, self.points(points) - points))
+        return resample(image, grid, bending, interpolation=interpolation, outside=outside)
+
+
+def grid_around(grid: Grid, way: Way, name: str) -> Grid:
+    """A grid with the axes and spacing of `grid` that holds what becomes of its box on the `way`.
+
+    Raises:
+        BridgeError: naming `name`, where that is too large.
+    """
+    axes = [np.linspace(-0.5, n - 0.5, min(n + 1, _SAMPLES_AN_AXIS)) for n in grid.size]
+    voxels = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=-1)
+    moved = grid.points_to_voxels(way.points(grid.voxels_to_points(voxels)))
+    if not np.isfinite(moved).all():
+        raise BridgeError(
+            f"{name}: its parent transform leads nowhere. Check it, or take the volume out of it."
+        )
+    low, high = np.floor(moved.min(axis=0)), np.ceil(moved.max(axis=0))
+    size = tuple(int(n) for n in high - low + 1)
+    if np.prod(size, dtype=float) > LARGEST_GRID:
+        raise BridgeError(
+            f"{name}: its parent transform makes it {' x '.join(map(str, size))} voxels large. Check the "
+            "transform, or crop the volume first (module Crop Volume)."
+        )
+    corner = tuple(float(c) for c in grid.voxels_to_points(low))
+    return Grid(size, grid.spacing, corner, grid.direction)  # type: ignore[arg-type]

@@ -1,0 +1,310 @@
+"""Between a study on disk and the scene of 3D Slicer: cases, labels, landmarks and transforms as nodes.
+
+Geometry is exact in both directions. The user's nodes are read, never changed; nodes that the bridge makes
+are tagged (`NodeTags.py`), so the next call uses them again instead of making more, also in a scene that was
+saved and loaded. The bridge observes nothing and keeps no node: deleted nodes and closed scenes do not
+concern it. Main thread only. It imports floors 0 to 2 of the library: neither torch nor monai is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from SegGuidedMMRegGui import NodeTags, PointNodes, SegmentationNodes, TransformNodes, VolumeNodes
+from SegGuidedMMRegGui.NodeTags import PREFIX, BridgeError, Tag
+from SegGuidedMMRegGui.PairFiles import PairResult
+from SegGuidedMMRegGui.SegmentationNodes import SegmentsRead
+from SegGuidedMMRegGui.VolumeNodes import WorldImage
+from SegGuidedMMRegLib.cases import Case
+from SegGuidedMMRegLib.images import read_labels, write_image, write_labels
+from SegGuidedMMRegLib.points import write_points
+from SegGuidedMMRegLib.sampling import Image
+from SegGuidedMMRegLib.space import Grid
+from SegGuidedMMRegLib.study import Study
+from SegGuidedMMRegLib.study_file import require_inside
+
+
+@dataclass(frozen=True)
+class PairNodes:
+    """The nodes of a registered pair; None for what is not there.
+
+    Attributes:
+        forward: from fixed to moving points; warps the moving image.
+        inverse: from moving to fixed points.
+        shown: the moving image, warped (a volume under `forward`).
+        contours: the moving structures, warped, over the fixed image.
+        status: ok or failed.
+        reasons: why it failed.
+    """
+
+    forward: Any
+    inverse: Any
+    shown: Any
+    contours: Any
+    status: str
+    reasons: tuple[str, ...]
+
+
+class SceneBridge:
+    """A study and a scene.
+
+    Args:
+        scene: the vtkMRMLScene, such as `slicer.mrmlScene`.
+        study: what is shown; its structures are the segments.
+    """
+
+    def __init__(self, scene: Any, study: Study) -> None:
+        self.scene, self.study = scene, study
+        self._temporary: Path | None = None
+
+    def __enter__(self) -> SceneBridge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary files; the nodes stay (`remove`)."""
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
+
+    def temporary_folder(self, prefix: str = "") -> Path:
+        """A new folder, removed by `close`."""
+        if self._temporary is None:
+            place = getattr(getattr(slicer, "app", None), "temporaryPath", None)
+            self._temporary = Path(tempfile.mkdtemp(prefix="SegGuidedMMReg-", dir=place))
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=self._temporary))
+
+    # -- cases ------------------------------------------------------------------------------------------
+    def show_case(self, case: Case, image: Image | None = None) -> Any:
+        """The image of a case as a volume node; `image` where it is read already."""
+        image = self.study.read_image(case) if image is None else image
+        return VolumeNodes.show_image(self.scene, image, self._tag("image", case), _title(case))
+
+    def case_of(self, node: Any) -> Case | None:
+        """The case of this study that a node belongs to; None for all other nodes."""
+        tag = NodeTags.tag_of(node)
+        if tag is None or tag.study != self._study_key:
+            return None
+        return next((case for case in self.study.cases if case.key == tag.subject), None)
+
+    def show_labels(self, case: Case, *, predicted: bool = False) -> Any:
+        """The hand segmentation of a case, or the predicted one, as a segmentation node.
+
+        Raises:
+            BridgeError: if there is none yet.
+        """
+        path = self.study.prediction_path(case) if predicted else self.label_path(case)
+        if not path.is_file():
+            what = "prediction; run Segment in the step Train" if predicted else "segmentation; draw one"
+            raise BridgeError(f"The case {case.key} has no {what} ({path} is missing).")
+        labels = read_labels(path) if predicted else self.study.read_evaluation_labels(_labelled(case, path))
+        name = f"{_title(case)} {'prediction' if predicted else 'labels'}"
+        return SegmentationNodes.show_labels(
+            self.scene,
+            labels,
+            self.study.structures,
+            self._tag("prediction" if predicted else "labels", case),
+            name,
+            terms=SegmentationNodes.terms_of_file(path),
+            volume=self._volume_of(case),
+        )
+
+    def new_labels(self, case: Case, terms: Mapping[str, str] | None = None) -> Any:
+        """An empty segmentation with the structures of the study, on the image of the case, to draw in."""
+        grid = VolumeNodes.read_own_grid(self.show_case(case))
+        return SegmentationNodes.show_labels(
+            self.scene,
+            SegmentationNodes.nothing_on(grid),
+            self.study.structures,
+            self._tag("labels", case),
+            f"{_title(case)} labels",
+            terms=terms,
+            volume=self._volume_of(case),
+        )
+
+    def save_labels(self, node: Any, case: Case) -> SegmentsRead:
+        """Write a segmentation as the hand segmentation of `case`, on the grid of its image.
+
+        The file is `label_path(case)`; that the study uses it is said in `study.yaml`, elsewhere.
+
+        Returns:
+            what was written; its `problems()` say what is missing or was left out.
+
+        Raises:
+            BridgeError: naming the node and the remedy; nothing is written then.
+        """
+        volume = self._volume_of(case)
+        grid = self.study.read_image(case).grid
+        parent = None if volume is None else volume.GetParentTransformNode()
+        return self.write_segments(node, self.label_path(case), grid, parent=parent)
+
+    def label_path(self, case: Case) -> Path:
+        """Where the hand segmentation of a case lies, or will."""
+        relative = case.label or f"labels/{case.modality}/{case.name}.seg.nrrd"
+        return require_inside(self.study.folder, self.study.folder / relative)
+
+    def show_landmarks(self, case: Case) -> Any:
+        """The landmarks of a case as a point list.
+
+        Raises:
+            StudyError: if it has none.
+        """
+        points = self.study.read_landmarks(case)
+        return PointNodes.show_points(
+            self.scene, points, self._tag("landmarks", case), f"{_title(case)} landmarks"
+        )
+
+    # -- from the scene to files ------------------------------------------------------------------------
+    def write_volume(self, node: Any, path: Path) -> WorldImage:
+        """Write a volume node as it lies in the world, with all its parent transforms (see `read_volume`)."""
+        world = VolumeNodes.read_volume(node)
+        write_image(world.image, path)
+        return world
+
+    def write_segments(
+        self,
+        node: Any,
+        path: Path,
+        grid: Grid | None = None,
+        *,
+        parent: Any | None = None,
+        chosen: Mapping[str, str] | None = None,
+    ) -> SegmentsRead:
+        """Write a segmentation node as labels of the study's structures (arguments as of `read_segments`)."""
+        found = SegmentationNodes.read_segments(
+            node, self.study.structures, grid, parent=parent, chosen=chosen
+        )
+        terms = SegmentationNodes.header_terms(found.terms, self.study.structures)
+        write_labels(found.labels, self.study.structures, path, keys=terms)
+        return found
+
+    def write_points(self, node: Any, path: Path) -> tuple[str, ...]:
+        """Write a point list in world coordinates (.csv, .mrk.json, .fcsv).
+
+        Returns:
+            the names of points that have no position yet, left out.
+        """
+        found = PointNodes.read_points(node)
+        write_points(found.points, path)
+        return found.unplaced
+
+    # -- pairs ------------------------------------------------------------------------------------------
+    def show_pair(
+        self, pair: PairResult, *, subject: str | None = None, fixed: Any = None, moving: Any = None
+    ) -> PairNodes:
+        """The result of a registration as nodes, which remember their volumes, status and report.
+
+        Args:
+            pair: as `read_pair` found it.
+            subject: `moving--fixed`, by which the nodes are found again; the name of the folder without it.
+            fixed, moving: volume nodes of the scene. With `moving` the warped image is shown.
+        """
+        subject = pair.folder.name if subject is None else subject
+        title = subject.replace("--", " to ")
+        moving, fixed = (node if _is_in(self.scene, node) else None for node in (moving, fixed))
+        forward, inverse = (
+            None
+            if transform is None
+            else TransformNodes.show_transform(
+                self.scene, transform, self._pair_tag(kind, subject), f"{title} {kind}", fixed=a, moving=b
+            )
+            for kind, transform, a, b in (
+                ("forward", pair.forward, fixed, moving),
+                ("inverse", pair.inverse, moving, fixed),
+            )
+        )
+        shown = contours = None
+        if forward is not None and moving is not None:
+            world = VolumeNodes.read_volume(moving)
+            tag = self._pair_tag("shown", subject)
+            shown = TransformNodes.show_through(
+                self.scene, moving, tag, f"{title} warped", world=world, transform=forward
+            )
+        if pair.labels is not None:
+            contours = self._show_contours(pair.labels, subject, f"{title} contours")
+        self._forget_others(
+            subject, {"forward": forward, "inverse": inverse, "shown": shown, "contours": contours}
+        )
+        for node in (forward, inverse):
+            if node is not None:
+                _describe(node, pair)
+        return PairNodes(forward, inverse, shown, contours, pair.status, pair.reasons)
+
+    def show_volume_change(self, pair: PairResult, subject: str | None = None) -> Any:
+        """The map of the Jacobian determinant of a pair, folds marked, on the grid of its field."""
+        subject = pair.folder.name if subject is None else subject
+        if pair.forward is None:
+            raise BridgeError(f"{pair.folder}: has no transform. {' '.join(pair.reasons)}")
+        name = f"{subject.replace('--', ' to ')} change of volume"
+        tag = self._pair_tag("jacobian", subject)
+        return TransformNodes.show_volume_change(self.scene, pair.forward.field, tag, name)
+
+    def _show_contours(self, labels: Image, subject: str, name: str) -> Any:
+        tag = self._pair_tag("contours", subject)
+        node = SegmentationNodes.show_labels(self.scene, labels, self.study.structures, tag, name)
+        SegmentationNodes.as_outlines(node)
+        return node
+
+    def _forget_others(self, subject: str, nodes: Mapping[str, Any]) -> None:
+        """Remove nodes of an earlier result of the pair that this one does not have."""
+        for kind, node in nodes.items():
+            if node is None:
+                NodeTags.remove_nodes(self.scene, self.nodes(subject, kind))
+
+    # -- manners ----------------------------------------------------------------------------------------
+    def nodes(self, subject: str | None = None, kind: str | None = None) -> list[Any]:
+        """The nodes that stand for this study, or of one case (`modality/case`) or pair (`moving--fixed`)."""
+        return NodeTags.nodes_of(self.scene, study=self._study_key, subject=subject, kind=kind)
+
+    def remove(self, subject: str | None = None) -> None:
+        """Remove exactly those, with their display and storage nodes."""
+        NodeTags.remove_nodes(self.scene, self.nodes(subject))
+
+    def scene_loaded(self) -> None:
+        """To be called when a scene was loaded: its transforms get ITK's linear interpolation."""
+        TransformNodes.make_linear(self.scene)
+
+    @property
+    def _study_key(self) -> str:
+        return str(self.study.folder.resolve())
+
+    def _tag(self, kind: str, case: Case) -> Tag:
+        return Tag(kind, self._study_key, case.key)
+
+    def _pair_tag(self, kind: str, subject: str) -> Tag:
+        return Tag(kind, self._study_key, subject)
+
+    def _volume_of(self, case: Case) -> Any | None:
+        return NodeTags.find_node(self.scene, VolumeNodes.VOLUME, self._tag("image", case))
+
+
+def _title(case: Case) -> str:
+    return f"{case.name} ({case.modality})"
+
+
+def _labelled(case: Case, path: Path) -> Case:
+    """The case with the labels that lie beside it, where `study.yaml` does not know them yet."""
+    if case.label is not None:
+        return case
+    relative = "/".join(path.parts[-3:])
+    return replace(case, label=relative, label_use="evaluation")
+
+
+def _is_in(scene: Any, node: Any | None) -> bool:
+    return node is not None and bool(scene.IsNodePresent(node))
+
+
+def _describe(node: Any, pair: PairResult) -> None:
+    node.SetAttribute(NodeTags.STATUS, pair.status)
+    node.SetAttribute(NodeTags.REPORT, json.dumps(pair.report))
+    node.SetAttribute(f"{PREFIX}Folder", str(pair.folder))

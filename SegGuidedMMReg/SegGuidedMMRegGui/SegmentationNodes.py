@@ -1,0 +1,337 @@
+"""Label maps as segmentation nodes with the study's structures, and segmentation nodes as label maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from SegGuidedMMRegGui.NodeTags import BridgeError, Tag, node_for, tag_of
+from SegGuidedMMRegGui.Places import Way, from_vtk, grid_of_matrix, to_vtk, voxel_to_ras
+from SegGuidedMMRegLib.cases import Structure, values_to_indices
+from SegGuidedMMRegLib.image_files import nrrd_key
+from SegGuidedMMRegLib.images import LabelMap, Segment
+from SegGuidedMMRegLib.sampling import Image
+from SegGuidedMMRegLib.space import Grid
+
+SEGMENTATION = "vtkMRMLSegmentationNode"
+_LABELS, _GEOMETRY, _TERMS = "Binary labelmap", "Reference image geometry", "TerminologyEntry"
+
+
+@dataclass(frozen=True)
+class SegmentsRead:
+    """What a segmentation node holds for a study.
+
+    Attributes:
+        labels: values of the study's structures.
+        missing: structures without a segment.
+        extra: segments that are no structure, left out.
+        empty: structures whose segment has no voxel here.
+        terms: terminology of the segments by structure, as Slicer writes it.
+    """
+
+    labels: LabelMap
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    empty: tuple[str, ...]
+    terms: Mapping[str, str]
+
+    def problems(self) -> tuple[str, ...]:
+        """In words, a sentence each."""
+        told = []
+        if self.extra:
+            told.append(f"left out, since they are no structure of the study: {', '.join(self.extra)}.")
+        if self.missing:
+            told.append(f"no segment for the structures {', '.join(self.missing)}.")
+        if self.empty:
+            told.append(f"nothing drawn for {', '.join(self.empty)}.")
+        return tuple(told)
+
+
+# -- into the scene ---------------------------------------------------------------------------------------
+
+
+def segment_id(structure: Structure) -> str:
+    """The id of a structure's segment, in nodes as in files."""
+    return f"Segment_{structure.value}"
+
+
+def show_labels(
+    scene: Any,
+    labels: Image,
+    structures: Sequence[Structure],
+    tag: Tag,
+    name: str,
+    *,
+    terms: Mapping[str, str] | None = None,
+    volume: Any | None = None,
+) -> Any:
+    """Labels as a segmentation node: the one with this tag, filled anew, or a new one.
+
+    Args:
+        scene: where.
+        labels: values of `structures`, LPS mm.
+        structures: a segment each, in this order, also where it has no voxel.
+        tag, name: of the node.
+        terms: terminology by name of structure.
+        volume: whose geometry new segments get in the Segment Editor; that of `labels` without it.
+
+    Raises:
+        StudyError: if the labels hold a value that is no structure.
+    """
+    values_to_indices(labels.array, structures, name)
+    node = node_for(scene, SEGMENTATION, tag, name)
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+    image = _oriented_image(labels)
+    segmentation = node.GetSegmentation()
+    segmentation.RemoveAllSegments()
+    segmentation.SetSourceRepresentationName(_LABELS)
+    if volume is None:
+        geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(image)
+        segmentation.SetConversionParameter(_GEOMETRY, geometry)
+    else:
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    for structure in structures:
+        segment = slicer.vtkSegment()
+        segment.SetName(structure.name)
+        segment.SetColor(*(c / 255 for c in structure.color))
+        segment.SetLabelValue(structure.value)
+        if entry := (terms or {}).get(structure.name):
+            segment.SetTag(_TERMS, entry)
+        segment.AddRepresentation(_LABELS, image)
+        segmentation.AddSegment(segment, segment_id(structure))
+    return node
+
+
+def nothing_on(grid: Grid) -> Image:
+    """Labels without any structure."""
+    return Image(np.zeros(grid.shape, dtype=np.uint8), grid)
+
+
+def terms_of_file(path: Path) -> dict[str, str]:
+    """The terminology of each segment of a `.seg.nrrd`, by its name; empty for other files."""
+    found: dict[str, str] = {}
+    number = 0
+    while (name := nrrd_key(path, f"Segment{number}_Name")) is not None:
+        for part in (nrrd_key(path, f"Segment{number}_Tags") or "").split("|"):
+            key, _, value = part.partition(":")
+            if key == _TERMS and value:
+                found[name] = value
+        number += 1
+    return found
+
+
+def header_terms(terms: Mapping[str, str], structures: Sequence[Structure]) -> dict[str, str]:
+    """The same as entries of a `.seg.nrrd` header, for `write_labels`."""
+    return {
+        f"Segment{number}_Tags": f"{_TERMS}:{terms[structure.name]}|"
+        for number, structure in enumerate(structures)
+        if structure.name in terms
+    }
+
+
+def as_outlines(node: Any) -> None:
+    """Show a segmentation as contours, without filling."""
+    display = node.GetDisplayNode()
+    display.SetVisibility2DFill(False)
+    display.SetVisibility2DOutline(True)
+    display.SetSliceIntersectionThickness(2)
+
+
+def _oriented_image(labels: Image) -> Any:
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(*labels.grid.size)
+    values = labels.array.astype(np.uint8 if labels.array.max(initial=0) < 256 else np.uint16)
+    image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
+    image.SetImageToWorldMatrix(to_vtk(voxel_to_ras(labels.grid)))
+    return image
+
+
+# -- out of the scene -------------------------------------------------------------------------------------
+
+
+def read_segments(
+    node: Any,
+    structures: Sequence[Structure],
+    grid: Grid | None = None,
+    *,
+    parent: Any | None = None,
+    chosen: Mapping[str, str] | None = None,
+) -> SegmentsRead:
+    """A segmentation as labels on a grid, by nearest neighbour; the node is not changed.
+
+    Args:
+        node: with binary label maps, surfaces or contours, under any parent transform.
+        structures: of the study. Segments are known by their names; those of our own nodes also by their ids.
+        grid: where labels are wanted; None for the segmentation's own grid.
+        parent: the transform node under which `grid` lies; None is the world. Left out of account for the
+            segmentation's own grid.
+        chosen: name of structure → id or name of the segment to use; all other segments are left out.
+
+    Raises:
+        BridgeError: naming the node and the remedy, where no segment fits, names are double, or segments
+            overlap.
+    """
+    segmentation = _with_label_maps(node, grid)
+    found, extra = _assigned(node, segmentation, structures, chosen)
+    if grid is None:
+        grid, parent = _own_grid(node, segmentation), node.GetParentTransformNode()
+    way = Way.between(parent, node.GetParentTransformNode())
+    merged = np.zeros(grid.shape, dtype=np.uint16)
+    empty: list[str] = []
+    terms: dict[str, str] = {}
+    for structure in structures:
+        identity = found.get(structure.name)
+        if identity is None:
+            continue
+        terms |= _terms(segmentation.GetSegment(identity), structure.name)
+        drawn = _mask(segmentation, identity)
+        mask = None if drawn is None else way.resample(drawn, grid, interpolation="nearest").array > 0
+        if mask is None or not mask.any():
+            empty.append(structure.name)
+            continue
+        _refuse_overlap(node, mask, merged, structure, structures)
+        merged[mask] = structure.value
+    missing = tuple(s.name for s in structures if s.name not in found)
+    kind = np.uint8 if merged.max(initial=0) < 256 else np.uint16
+    named = tuple(Segment(s.value, s.name, s.color) for s in structures)
+    return SegmentsRead(LabelMap(merged.astype(kind), grid, named), missing, extra, tuple(empty), terms)
+
+
+def _with_label_maps(node: Any, grid: Grid | None) -> Any:
+    """The segmentation of `node`, or a copy of it with label maps where it has none."""
+    if not node.IsA(SEGMENTATION):
+        raise BridgeError(
+            f"The node {node.GetName()!r} is a {node.GetClassName()}, and a segmentation is needed. A label "
+            "map becomes one by a right click in the Data module."
+        )
+    segmentation = node.GetSegmentation()
+    if segmentation.GetNumberOfSegments() == 0:
+        raise BridgeError(f"The segmentation {node.GetName()!r} has no segment. Draw one, or take another.")
+    if segmentation.ContainsRepresentation(_LABELS):
+        return segmentation
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation)
+    if grid is not None:
+        place = slicer.vtkSegmentationConverter.SerializeImageGeometry(
+            to_vtk(voxel_to_ras(grid)), [0, grid.size[0] - 1, 0, grid.size[1] - 1, 0, grid.size[2] - 1]
+        )
+        copy.SetConversionParameter(_GEOMETRY, place)
+    if not copy.CreateRepresentation(_LABELS):
+        raise BridgeError(
+            f"The segmentation {node.GetName()!r} cannot be turned into label maps. In the module "
+            "Segmentations create the representation “Binary labelmap” and look at the message there."
+        )
+    return copy
+
+
+def _assigned(
+    node: Any, segmentation: Any, structures: Sequence[Structure], chosen: Mapping[str, str] | None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Structure name → segment id, and the names of segments that are left out."""
+    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    names = {identity: segmentation.GetSegment(identity).GetName() for identity in ids}
+    if chosen is not None:
+        return _as_chosen(node, names, structures, chosen), ()
+    twice = [name for name, count in Counter(n.casefold() for n in names.values()).items() if count > 1]
+    by_name = {name.casefold(): identity for identity, name in names.items()}
+    ours = tag_of(node) is not None
+    found: dict[str, str] = {}
+    for structure in structures:
+        if structure.name.casefold() in twice:
+            raise BridgeError(
+                f"The segmentation {node.GetName()!r} has two segments named {structure.name!r}. Rename or "
+                "remove one."
+            )
+        identity = by_name.get(structure.name.casefold())
+        if identity is None and ours and segment_id(structure) in names:
+            identity = segment_id(structure)
+        if identity is not None:
+            found[structure.name] = identity
+    if not found:
+        raise BridgeError(
+            f"No segment of {node.GetName()!r} ({', '.join(names.values())}) is a structure of the study "
+            f"({', '.join(s.name for s in structures)}). Rename the segments, or choose which is which."
+        )
+    return found, tuple(names[i] for i in ids if i not in found.values())
+
+
+def _as_chosen(
+    node: Any, names: Mapping[str, str], structures: Sequence[Structure], chosen: Mapping[str, str]
+) -> dict[str, str]:
+    known = {s.name for s in structures}
+    found = {}
+    for structure, segment in chosen.items():
+        if structure not in known:
+            raise BridgeError(f"{structure!r} is no structure of the study ({', '.join(sorted(known))}).")
+        fitting = [segment] if segment in names else [i for i, name in names.items() if name == segment]
+        if len(fitting) != 1:
+            raise BridgeError(
+                f"{node.GetName()!r} has {len(fitting) or 'no'} segment{'s' * (len(fitting) > 1)} named "
+                f"{segment!r}; its segments are {', '.join(names.values())}."
+            )
+        found[structure] = fitting[0]
+    if not found:
+        raise BridgeError(f"No segment of {node.GetName()!r} is chosen. Choose one, or leave the choice out.")
+    return found
+
+
+def _terms(segment: Any, name: str) -> dict[str, str]:
+    entry = vtk.reference("")
+    return {name: str(entry)} if segment.GetTag(_TERMS, entry) and str(entry) else {}
+
+
+def _mask(segmentation: Any, identity: str) -> Image | None:
+    """A segment as an image of 0 and 1 in the space of its node; None if it is empty."""
+    segment = segmentation.GetSegment(identity)
+    data = segment.GetRepresentation(_LABELS)
+    if data is None or data.GetPointData().GetScalars() is None or data.GetNumberOfPoints() == 0:
+        return None
+    grid = _grid_of_image(data, segment.GetName())
+    values = vtk_to_numpy(data.GetPointData().GetScalars()).reshape(grid.shape)
+    mask = values == segment.GetLabelValue()
+    return Image(mask.astype(np.uint8), grid) if mask.any() else None
+
+
+def _grid_of_image(data: Any, name: str) -> Grid:
+    matrix = to_vtk(np.eye(4))
+    data.GetImageToWorldMatrix(matrix)
+    to_ras, extent = from_vtk(matrix), data.GetExtent()
+    to_ras[:3, 3] = (to_ras @ [*extent[::2], 1.0])[:3]
+    grid = grid_of_matrix(tuple(data.GetDimensions()), to_ras)
+    if grid is None:
+        raise BridgeError(f"The segment {name!r} has axes that are not at right angles. Resample it.")
+    return grid
+
+
+def _own_grid(node: Any, segmentation: Any) -> Grid:
+    """The grid of the image on which the segmentation was drawn, else the box of its label maps."""
+    data = slicer.vtkOrientedImageData()
+    text = segmentation.GetConversionParameter(_GEOMETRY)
+    if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, data, False):
+        text = segmentation.DetermineCommonLabelmapGeometry()
+        slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, data, False)
+    if data.GetNumberOfPoints() == 0:
+        raise BridgeError(f"The segmentation {node.GetName()!r} is empty. Draw something, or take another.")
+    return _grid_of_image(data, node.GetName())
+
+
+def _refuse_overlap(
+    node: Any, mask: np.ndarray, merged: np.ndarray, structure: Structure, structures: Sequence[Structure]
+) -> None:
+    shared = merged[mask & (merged > 0)]
+    if shared.size:
+        other = next(s.name for s in structures if s.value == shared[0])
+        raise BridgeError(
+            f"In {node.GetName()!r} the segments {other!r} and {structure.name!r} overlap in {shared.size} "
+            "voxels; a voxel can belong to one structure only. Remove the overlap in the Segment Editor "
+            "(Masking, Modify other segments: Overwrite all)."
+        )

@@ -1,0 +1,228 @@
+"""Transforms of a pair as nodes, and what is shown of them: warped image, grid or arrows, change of volume.
+
+A transform maps fixed points to moving points: Slicer's “from parent”. A volume under such a node appears
+where its points come to lie in the fixed image. Nothing of the user's is put under it; a second volume node
+is, which shares the voxels of the first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import slicer
+import vtk
+from numpy.typing import ArrayLike
+from vtk.util.numpy_support import numpy_to_vtk
+
+from SegGuidedMMRegGui.NodeTags import PREFIX, BridgeError, Tag, node_for, nodes_of
+from SegGuidedMMRegGui.Places import to_vtk, voxel_to_ras
+from SegGuidedMMRegGui.VolumeNodes import VOLUME, WorldImage, show_image
+from SegGuidedMMRegLib.displacement import DisplacementField, SpatialTransform
+from SegGuidedMMRegLib.folds import corner_jacobians_minimum
+from SegGuidedMMRegLib.sampling import Image, thickened
+from SegGuidedMMRegLib.space import LPS_TO_RAS
+
+TRANSFORM = "vtkMRMLTransformNode"
+COLOURS = "vtkMRMLColorTableNode"
+Look = Literal["grid", "arrows", "off"]
+
+_COLOURS = 256
+_STEP = 1 / 127
+"""Of a colour: the middle one, 128, begins at a Jacobian of 1, the last at 2, and the first ends at 0."""
+_FOLD = (1.0, 0.0, 1.0)
+_LOW, _MIDDLE, _HIGH = (0.02, 0.19, 0.58), (0.97, 0.97, 0.97), (0.65, 0.0, 0.15)
+
+
+def show_transform(
+    scene: Any, transform: SpatialTransform, tag: Tag, name: str, *, fixed: Any = None, moving: Any = None
+) -> Any:
+    """A transform as a node that remembers its volumes: the one with this tag, or a new one.
+
+    Args:
+        scene: where.
+        transform: from points of the fixed to points of the moving image, LPS mm.
+        tag, name: of the node.
+        fixed, moving: volume nodes, kept in Slicer's own references for them; None if not in the scene.
+    """
+    node = node_for(scene, TRANSFORM, tag, name)
+    general = vtk.vtkGeneralTransform()
+    general.PostMultiply()
+    general.Concatenate(_grid_transform(transform.field))
+    general.Concatenate(_affine(transform.affine_lps))
+    node.SetAndObserveTransformFromParent(general)
+    for role, volume in (
+        (node.GetFixedNodeReferenceRole(), fixed),
+        (node.GetMovingNodeReferenceRole(), moving),
+    ):
+        node.SetNodeReferenceID(role, None if volume is None else volume.GetID())
+    return node
+
+
+def make_linear(scene: Any) -> None:
+    """Let our transform nodes interpolate linearly, as ITK does; those of a loaded scene do so cubically."""
+    for node in nodes_of(scene):
+        if node.IsA(TRANSFORM):
+            parts = _parts(node.GetTransformFromParent()) + _parts(node.GetTransformToParent())
+            for part in parts:
+                if part.IsA("vtkGridTransform"):
+                    part.SetInterpolationModeToLinear()
+
+
+def _parts(transform: Any) -> list[Any]:
+    if transform is None or not transform.IsA("vtkGeneralTransform"):
+        return [] if transform is None else [transform]
+    inner = (
+        transform.GetConcatenatedTransform(n) for n in range(transform.GetNumberOfConcatenatedTransforms())
+    )
+    return [part for one in inner for part in _parts(one)]
+
+
+def _affine(matrix_lps: ArrayLike) -> Any:
+    affine = vtk.vtkTransform()
+    affine.SetMatrix(to_vtk(LPS_TO_RAS @ np.asarray(matrix_lps) @ LPS_TO_RAS))
+    return affine
+
+
+def _grid_transform(field: DisplacementField) -> Any:
+    """A field as Slicer's grid transform; three equal slices in 2D, as in files."""
+    grid, values = field.grid, field.displacement_lps_mm
+    if grid.dimension == 2:
+        grid, values = thickened(grid, 3), np.repeat(values[None], 3, axis=0)
+    vectors = (values.reshape(-1, 3) * np.array([-1, -1, 1], values.dtype)).astype(np.float32)
+    to_ras = voxel_to_ras(grid)
+    image = vtk.vtkImageData()
+    image.SetDimensions(*grid.size)
+    image.SetSpacing(*grid.spacing)
+    image.SetOrigin(*to_ras[:3, 3])
+    image.GetPointData().SetScalars(numpy_to_vtk(vectors, deep=True))
+    direction = np.eye(4)
+    direction[:3, :3] = to_ras[:3, :3] / np.asarray(grid.spacing)
+    found = slicer.vtkOrientedGridTransform()
+    found.SetDisplacementGridData(image)
+    found.SetGridDirectionMatrix(to_vtk(direction))
+    found.SetInterpolationModeToLinear()
+    return found
+
+
+# -- what is shown ----------------------------------------------------------------------------------------
+
+
+def show_through(scene: Any, moving: Any, tag: Tag, name: str, *, world: WorldImage, transform: Any) -> Any:
+    """The moving image, warped: a volume node under `transform` that shares the voxels of the user's node.
+
+    Args:
+        scene: where.
+        moving: the user's volume node.
+        tag, name: of the new node.
+        world: the same as `read_volume` found it; its voxels are used where they are not the node's own.
+        transform: the node of the forward transform.
+    """
+    if world.resampled:
+        node = show_image(scene, world.image, tag, name)
+    else:
+        node = node_for(scene, VOLUME, tag, name)
+        node.SetAndObserveImageData(moving.GetImageData())
+        node.SetIJKToRASMatrix(to_vtk(_placed(moving, world)))
+        if node.GetDisplayNode() is None:
+            node.CreateDefaultDisplayNodes()
+    _same_brightness(moving, node)
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    return node
+
+
+def _placed(moving: Any, world: WorldImage) -> np.ndarray:
+    """Voxel to RAS of the shared voxels, whose extent may not begin at 0."""
+    matrix = voxel_to_ras(world.image.grid)
+    start = np.asarray(moving.GetImageData().GetExtent()[::2])
+    matrix[:3, 3] -= matrix[:3, :3] @ start
+    return matrix
+
+
+def _same_brightness(moving: Any, node: Any) -> None:
+    theirs, ours = moving.GetDisplayNode(), node.GetDisplayNode()
+    if theirs is None or not hasattr(theirs, "GetWindow"):
+        ours.SetAutoWindowLevel(True)
+        return
+    ours.SetAutoWindowLevel(False)
+    ours.SetWindowLevel(theirs.GetWindow(), theirs.GetLevel())
+    if theirs.GetColorNodeID() is not None:
+        ours.SetAndObserveColorNodeID(theirs.GetColorNodeID())
+
+
+def show_displacement(
+    node: Any, look: Look, *, region: Any, spacing_mm: float = 10.0, views: tuple[str, ...] = ()
+) -> None:
+    """Show the grid or the arrows of a transform node in the slice views.
+
+    Args:
+        node: the transform.
+        look: what.
+        region: volume node over which it is shown.
+        spacing_mm: distance of lines or arrows.
+        views: ids of the view nodes; all without it.
+
+    Raises:
+        BridgeError: for a spacing that is not above 0.
+    """
+    if not spacing_mm > 0:
+        raise BridgeError(f"The distance of lines or arrows must be above 0 mm, got {spacing_mm}.")
+    display = node.GetDisplayNode()
+    if display is None:
+        if look == "off":
+            return
+        display = node.GetScene().CreateNodeByClass("vtkMRMLTransformDisplayNode")
+        display.UnRegister(None)
+        display.SetViewNodeIDs(list(views)) if views else None
+        node.GetScene().AddNode(display)
+        node.SetAndObserveDisplayNodeID(display.GetID())
+    display.SetVisibility(look != "off")
+    display.SetVisibility2D(look != "off")
+    display.SetVisibility3D(False)
+    if look == "off":
+        return
+    display.SetAndObserveRegionNode(region)
+    if look == "grid":
+        display.SetVisualizationMode(display.VIS_MODE_GRID)
+        display.SetGridSpacingMm(spacing_mm)
+        display.SetGridResolutionMm(spacing_mm / 4)
+    else:
+        display.SetVisualizationMode(display.VIS_MODE_GLYPH)
+        display.SetGlyphSpacingMm(spacing_mm)
+
+
+def show_volume_change(scene: Any, field: DisplacementField, tag: Tag, name: str) -> Any:
+    """The Jacobian determinant of x + u(x) as a volume with a diverging colour table; folds stand out.
+
+    1 (white) keeps the volume, 2 (red) doubles it, towards 0 (blue) it vanishes; where it is not above 0
+    (magenta) space folds. The value of a voxel is the smallest of those around it (`folds.py`).
+    """
+    node = show_image(scene, Image(corner_jacobians_minimum(field), field.grid), tag, name)
+    colours = _colours(scene, Tag("jacobian_colours", tag.study, tag.subject))
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(colours.GetID())
+    display.SetAutoWindowLevel(False)
+    window = (_COLOURS - 1) * _STEP
+    display.SetWindowLevel(window, window / 2 - _STEP)
+    display.SetInterpolate(False)
+    node.SetAttribute(f"{PREFIX}Folds", str(int((slicer.util.arrayFromVolume(node) <= 0).sum())))
+    return node
+
+
+def _colours(scene: Any, tag: Tag) -> Any:
+    node = node_for(scene, COLOURS, tag, "Change of volume")
+    node.SetTypeToUser()
+    node.SetNumberOfColors(_COLOURS)
+    node.SetHideFromEditors(True)
+    rows = np.interp(np.arange(1, _COLOURS), [1, 128, _COLOURS - 1], [0, 1, 2])
+    table = np.vstack([_FOLD, *(_blend(t) for t in rows)])
+    for number, (red, green, blue) in enumerate(table.tolist()):
+        what = "fold" if number == 0 else f"{(number - 1) * _STEP:.2f}"
+        node.SetColor(number, what, red, green, blue, 1.0)
+    return node
+
+
+def _blend(t: float) -> np.ndarray:
+    """Blue at 0, white at 1, red at 2."""
+    ends = np.array([_LOW, _MIDDLE, _HIGH])
+    return np.array([np.interp(t, [0, 1, 2], ends[:, c]) for c in range(3)])
