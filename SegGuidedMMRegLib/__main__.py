@@ -17,6 +17,12 @@ def main() -> None:
         code = 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 0
+    except ModuleNotFoundError as missing:
+        if str(missing.name).startswith("SegGuidedMMRegLib"):
+            raise
+        from SegGuidedMMRegLib.bare import answer
+
+        code = answer(sys.argv[1:], missing)
     except (KeyboardInterrupt, Exception):  # while the command line itself was loaded
         stopped = interruption()
         if stopped is None:

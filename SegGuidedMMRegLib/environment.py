@@ -23,6 +23,7 @@ _PACKAGES = (
     "safetensors",
     "pydantic",
     "PyYAML",
+    "h5py",
     "tyro",
     "rich",
     "Jinja2",
@@ -53,6 +54,11 @@ def facts() -> list[Fact]:
     found.append(Fact("system", f"{platform.system()} {platform.release()}, {platform.machine()}"))
     found += [_package(name) for name in _PACKAGES]
     return [*found, _cores(), _memory(), *_devices()]
+
+
+def lines(found: list[Fact]) -> list[str]:
+    """The same for people."""
+    return [f"{f.name:<20} {f.value}" + (f"   -> {f.remedy}" if f.remedy else "") for f in found]
 
 
 def _package(name: str) -> Fact:

@@ -70,7 +70,7 @@ class DetachedJob(Job):
         job._plan(0)
         return job
 
-    def let_go(self) -> None:
+    def leave(self) -> None:
         """Follow it no longer; it goes on."""
         self._timer.stop()
 

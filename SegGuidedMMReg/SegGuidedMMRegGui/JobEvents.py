@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from SegGuidedMMRegLib.events import Event
@@ -32,6 +32,19 @@ class JobListener:
     result: Callable[[Data], None] = _nothing
     error: Callable[[Data], None] = _nothing
     finished: Callable[[JobEnd], None] = _nothing
+
+    def with_others(self, others: Sequence[JobListener]) -> JobListener:
+        """One that hands everything to this one and then to the others."""
+        everyone = (self, *others)
+
+        def to_all(name: str) -> Callable[[Any], None]:
+            def tell(told: Any) -> None:
+                for each in everyone:
+                    getattr(each, name)(told)
+
+            return tell
+
+        return JobListener(*(to_all(each.name) for each in fields(JobListener)))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import qt
 import slicer.util
 
+import qt
 from SegGuidedMMRegGui import LIBRARY_HOME
 
 _SETTING = "SegGuidedMMReg/Python"

@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import qt
-
 from SegGuidedMMRegGui import ProcessTree
 from SegGuidedMMRegGui.JobEvents import JobEnd, JobEvents, JobListener
 from SegGuidedMMRegGui.JobPython import JobPython, chosen_python
+from SegGuidedMMRegGui.Widgets import connect
 
 BUSY_S = 0.03
 GRACE_S = 6.0
 _LOOK_MS = 200
 _FAILED_TO_START = 0
-
-
-def connect_or_fail(sender, signal: str, slot) -> None:
-    """Connect, and fail loudly where Qt would say nothing."""
-    if not sender.connect(signal, slot):
-        raise RuntimeError(f"{sender.className()} has no signal {signal}.")
 
 
 class Job:
@@ -35,7 +29,7 @@ class Job:
         self.command = tuple(command)
         self.events = JobEvents(listener)
         self.end: JobEnd | None = None
-        self._listener = listener
+        self.title = ""
         self._mark = uuid.uuid4().hex
         self._exit_code: int | None = None
         self._has_exited = False
@@ -43,7 +37,7 @@ class Job:
         self._tree: tuple[ProcessTree.Process, ...] = ()
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
-        connect_or_fail(self._timer, "timeout()", self._step)
+        connect(self._timer, "timeout()", self._step)
 
     @property
     def is_running(self) -> bool:
@@ -74,6 +68,10 @@ class Job:
         ProcessTree.end_now(self._processes())
         self._has_exited = True
         self._conclude()
+
+    def leave(self) -> None:
+        """The module is closed: end it, unless it is one that goes on without Slicer."""
+        self.kill()
 
     def report(self) -> str:
         """What to send to who can help: the command, how it ended, the log."""
@@ -123,7 +121,7 @@ class Job:
         self._timer.stop()
         self.events.finish()
         self.end = self.events.end(self._exit_code, self.is_cancelled)
-        self._listener.finished(self.end)
+        self.events.listener.finished(self.end)
 
     def _processes(self) -> tuple[ProcessTree.Process, ...]:
         return ProcessTree.processes_of(self._pid() or -1, self._mark)
@@ -142,10 +140,10 @@ class ChildJob(Job):
         for name, value in self._environment.items():
             environment.insert(name, value)
         process.setProcessEnvironment(environment)
-        connect_or_fail(process, "readyReadStandardOutput()", self._onOutput)
-        connect_or_fail(process, "readyReadStandardError()", self._onLog)
-        connect_or_fail(process, "errorOccurred(QProcess::ProcessError)", self._onFailure)
-        connect_or_fail(process, "finished(int,QProcess::ExitStatus)", self._onExit)
+        connect(process, "readyReadStandardOutput()", self._onOutput)
+        connect(process, "readyReadStandardError()", self._onLog)
+        connect(process, "errorOccurred(QProcess::ProcessError)", self._onFailure)
+        connect(process, "finished(int,QProcess::ExitStatus)", self._onExit)
         process.start(self.command[0], list(self.command[1:]))
         process.closeWriteChannel()
 
@@ -178,15 +176,23 @@ class ChildJob(Job):
 
 
 class JobRunner:
-    """Starts jobs and knows those that run."""
+    """Starts jobs, knows those that run, and tells the watchers of each.
+
+    Attributes:
+        watchers: called with every job that begins; what they return hears of it too.
+    """
 
     def __init__(self) -> None:
+        self.watchers: list[Callable[[Job], JobListener]] = []
         self._jobs: list[Job] = []
 
-    def start(self, arguments: Sequence[str], listener: JobListener, python: JobPython | None = None) -> Job:
+    def start(
+        self, title: str, arguments: Sequence[str], listener: JobListener, python: JobPython | None = None
+    ) -> Job:
         """Run `python -m SegGuidedMMRegLib ARGUMENTS --events`.
 
         Args:
+            title: what the user reads of it.
             arguments: such as ("status", "/data/knees").
             listener: hears what happens.
             python: the chosen one without it.
@@ -195,23 +201,23 @@ class JobRunner:
             RuntimeError: if there is no Python to run it.
         """
         python = python or chosen_python()
-        return self.start_command(python.command(tuple(arguments)), python.environment(), listener)
-
-    def start_command(
-        self, command: Sequence[str], environment: dict[str, str], listener: JobListener
-    ) -> Job:
-        """Run any command that writes events, or lines, to standard output."""
-        job = ChildJob(command, environment, listener)
-        self._jobs = [*self.running(), job]
+        job = ChildJob(python.command(tuple(arguments)), python.environment(), listener)
+        self.adopt(title, job)
         job.start()
         return job
+
+    def adopt(self, title: str, job: Job) -> None:
+        """Let the watchers hear of a job, and care for it when the module is closed."""
+        job.title = title
+        self._jobs = [*self.running(), job]
+        job.events.listener = job.events.listener.with_others([watch(job) for watch in self.watchers])
 
     def running(self) -> list[Job]:
         """The jobs that have not ended."""
         return [job for job in self._jobs if job.is_running]
 
     def cleanup(self) -> None:
-        """End all jobs at once, with all their processes: the module is closed."""
+        """The module is closed: nothing of a child is left behind, and what goes on is let go."""
         for job in self.running():
-            job.kill()
+            job.leave()
         self._jobs = []

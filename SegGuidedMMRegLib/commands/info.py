@@ -58,11 +58,11 @@ def _told(reporter: Reporter, lines: list[str]) -> Done:
 
 
 def _machine(reporter: Reporter) -> Done:
-    from SegGuidedMMRegLib.environment import facts
+    from SegGuidedMMRegLib.environment import facts, lines
 
     found = facts()
-    for fact in found:
-        reporter.log(f"{fact.name:<20} {fact.value}" + (f"   -> {fact.remedy}" if fact.remedy else ""))
+    for line in lines(found):
+        reporter.log(line)
     missing = any(fact.remedy for fact in found)
     return Done({"facts": [asdict(fact) for fact in found]}, exit_code=1 if missing else 0)
 

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import fastjsonschema
@@ -196,3 +198,20 @@ def test_a_setting_that_is_none_is_told_as_an_event(capsys) -> None:
     (event,) = checked(capsys.readouterr().out.splitlines())
     assert event["code"] == "usage"
     assert "--colour" in json.dumps(event)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"), [(["info", "--events"], 1), (["train", "x", "--events"], 2)]
+)
+def test_a_python_with_nothing_installed_says_what_is_missing(arguments, exit_code):
+    command = [sys.executable, "-S", "-m", "SegGuidedMMRegLib", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    events = [Event.from_json(line) for line in done.stdout.splitlines()]
+    assert done.returncode == exit_code
+    assert "Traceback" not in done.stderr
+    if arguments[0] == "info":
+        facts = {fact["name"]: fact for fact in events[-1].data["facts"]}
+        assert facts["tyro"]["value"] == "missing"
+        assert facts["tyro"]["remedy"] == "pip install tyro"
+    else:
+        assert [event.data["code"] for event in events] == ["missing_package"]

@@ -59,7 +59,7 @@ def test_it_is_followed_to_its_end(tmp_path):
 def test_it_is_found_again_with_all_that_it_told(tmp_path):
     heard, job = begin(tmp_path, GOES_ON)
     slicer_harness.process_until(lambda: heard.of("progress"))
-    job.let_go()
+    job.leave()
     later = Heard()
     found = DetachedJob.find(tmp_path, "train", later.listener)
     slicer_harness.process_until(lambda: later.of("progress"))
@@ -74,7 +74,7 @@ def test_cancelled_after_it_was_found_again_it_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr("SegGuidedMMRegGui.JobRunner.GRACE_S", 0.5)
     heard, job = begin(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + GOES_ON)
     slicer_harness.process_until(lambda: heard.of("progress"))
-    job.let_go()
+    job.leave()
     later = Heard()
     DetachedJob.find(tmp_path, "train", later.listener).cancel()
     slicer_harness.process_until(lambda: job._child.poll() is not None)
@@ -93,7 +93,7 @@ def test_the_same_job_is_not_started_twice(tmp_path):
 def test_one_that_died_meanwhile_is_not_found(tmp_path):
     heard, job = begin(tmp_path, GOES_ON)
     slicer_harness.process_until(lambda: heard.of("progress"))
-    job.let_go()
+    job.leave()
     job._child.kill()
     job._child.wait()
     assert DetachedJob.find(tmp_path, "train", JobListener()) is None
@@ -115,7 +115,7 @@ def test_how_it_failed_is_told_after_it_was_found_again(tmp_path):
     )
     heard, job = begin(tmp_path, code)
     slicer_harness.process_until(lambda: heard.of("progress"))
-    job.let_go()
+    job.leave()
     later = Heard()
     DetachedJob.find(tmp_path, "train", later.listener)
     (tmp_path / "go on").touch()

@@ -10,10 +10,11 @@ import slicer_harness
 
 slicer = slicer_harness.start()
 
-import ctk
-import qt
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
+
+import ctk
+import qt
 
 
 @pytest.fixture
@@ -136,6 +137,12 @@ def test_classes_do_not_inherit_but_know_what_they_are():
     assert type(button) is qt.QPushButton
     assert button.inherits("QWidget")
     assert button.className() == "QPushButton"
+
+
+def test_many_calls_do_no_harm():
+    label = qt.QLabel()
+    for _ in range(100_000):
+        label.update()
 
 
 def test_enums_are_integers():

@@ -13,7 +13,7 @@ from slicer_module import Gaps, Heard, environment, fake_job
 
 from SegGuidedMMRegGui import LIBRARY_HOME, ProcessTree
 from SegGuidedMMRegGui.JobPython import JobPython, choose_python, chosen_python
-from SegGuidedMMRegGui.JobRunner import JobRunner
+from SegGuidedMMRegGui.JobRunner import ChildJob, JobRunner
 
 
 @pytest.fixture
@@ -25,9 +25,16 @@ def runner():
     assert not slicer_harness.slot_errors
 
 
+def start(runner: JobRunner, command: tuple[str, ...], heard: Heard) -> ChildJob:
+    job = ChildJob(command, environment(), heard.listener)
+    runner.adopt("fake", job)
+    job.start()
+    return job
+
+
 def run(runner: JobRunner, code: str) -> tuple[Heard, object]:
     heard = Heard()
-    job = runner.start_command(fake_job(code), environment(), heard.listener)
+    job = start(runner, fake_job(code), heard)
     return heard, job
 
 
@@ -93,7 +100,7 @@ def test_a_crash_is_told_with_the_last_lines(runner):
 
 def test_a_python_that_is_not_there_is_an_error_not_an_exception(runner):
     heard = Heard()
-    runner.start_command(("/nowhere/python", "-m", "x"), environment(), heard.listener)
+    start(runner, ("/nowhere/python", "-m", "x"), heard)
     end = heard.wait()
     assert not end.is_done
     assert "/nowhere/python" in end.message
@@ -144,7 +151,7 @@ def test_closing_the_module_leaves_no_process(runner):
     heard, _ = run(runner, TREE + "time.sleep(60)")
     processes = pids(heard)
     runner.cleanup()
-    assert all(map(gone, processes))
+    slicer_harness.process_until(lambda: all(map(gone, processes)), 5)
     assert heard.wait(1).cancelled
 
 
@@ -172,7 +179,7 @@ def test_a_number_that_another_process_has_now_is_not_ended():
 def test_the_gui_is_never_busy_for_a_tenth_of_a_second(runner, code):
     heard = Heard()
     with Gaps() as gaps:
-        runner.start_command(fake_job(code), environment(), heard.listener)
+        start(runner, fake_job(code), heard)
         gaps.spin(lambda: heard.of("finished"), 40)
     assert heard.of("finished")[0].is_done
     assert gaps.longest < 0.1
@@ -191,7 +198,7 @@ def test_progress_that_has_piled_up_is_told_once(runner):
 def test_the_library_itself_runs_as_a_job(runner):
     heard = Heard()
     python = JobPython(sys.executable, True)
-    job = runner.start(("status", "/nowhere/study"), heard.listener, python)
+    job = runner.start("look", ("status", "/nowhere/study"), heard.listener, python)
     end = heard.wait(60)
     assert (end.exit_code, end.code) == (2, "input")
     assert "/nowhere/study" in end.message
@@ -215,3 +222,17 @@ def test_the_choice_of_another_python_is_remembered():
     assert chosen_python() == JobPython("/opt/python", False)
     choose_python("")
     assert chosen_python().is_slicers
+
+
+def test_a_watcher_hears_of_every_job_after_its_listener(runner):
+    order, watched = [], Heard()
+
+    def watch(job):
+        order.append(job.title)
+        return watched.listener
+
+    runner.watchers.append(watch)
+    heard, _ = run(runner, "tell('log', message='a')")
+    heard.wait()
+    assert order == ["fake"]
+    assert watched.told == heard.told

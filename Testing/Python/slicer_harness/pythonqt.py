@@ -15,6 +15,7 @@ As measured in Slicer's desktop:
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import sys
@@ -37,7 +38,14 @@ _PLAIN_GET = QtCore.QObject.__getattribute__
 _PLAIN_SET = Shiboken.Object.__setattr__
 _connected: dict[int, list[tuple[str, Any, Any]]] = {}
 _loading: list[bool] = []
+_reading: set[tuple[int, str]] = set()
 _NO_KEYWORDS = "PythonQt takes no keyword arguments: {}({})"
+
+
+if sys.version_info < (3, 12):
+    # PySide6 6.12 takes a reference to None too few in each call that returns nothing. From Python 3.12 on
+    # None cannot be freed; before, it is after some ten thousand calls, unless there are some to spare.
+    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 48
 
 
 def like_cpp(cls: type) -> type:
@@ -98,12 +106,20 @@ def _get(item: QtCore.QObject, name: str) -> Any:
     if name in _SPECIAL:
         return functools.partial(_SPECIAL[name], item)
     asked = "objectName" if name == "name" else name
-    if _meta_property(item, asked) is not None:
-        return as_pythonqt(_PLAIN_GET(item, "property")(asked))
+    if _meta_property(item, asked) is not None and (id(item), asked) not in _reading:
+        return _property(item, asked)
     value = _PLAIN_GET(item, name)
     if isinstance(value, (types.BuiltinMethodType, types.MethodType)):
         return _Method(value)
     return value
+
+
+def _property(item: QtCore.QObject, name: str) -> Any:
+    _reading.add((id(item), name))  # C++ asks a Python class for its own sizeHint() and the like
+    try:
+        return as_pythonqt(_PLAIN_GET(item, "property")(name))
+    finally:
+        _reading.discard((id(item), name))
 
 
 def _set(item: QtCore.QObject, name: str, value: Any) -> None:

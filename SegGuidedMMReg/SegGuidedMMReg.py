@@ -1,0 +1,150 @@
+"""The classes that Slicer asks for: they wire the panels, the jobs and the scene together."""
+
+import sys
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+_GUI = "SegGuidedMMRegGui"
+
+
+class SegGuidedMMReg(ScriptedLoadableModule):
+    """What Slicer shows of the module before it is opened."""
+
+    def __init__(self, parent):
+        super().__init__(parent)
+        parent.title = _("Segmentation-Guided Registration (SegGuidedMMReg)")
+        parent.categories = ["Registration"]
+        parent.dependencies = []
+        parent.contributors = ["The SegGuidedMMReg developers"]
+        parent.helpText = _(
+            "From a few segmentations of one imaging modality: segmentations of two, and smooth, fold-free, "
+            "invertible transforms between them, in 2D and 3D."
+        )
+        parent.acknowledgementText = _(
+            "The method is that of Demir and Niethammer, Multimodal Image Registration Guided by Few "
+            "Segmentations from One Modality (MIDL 2024)."
+        )
+
+
+@parameterNodeWrapper
+class SegGuidedMMRegParameterNode:
+    """The user's choices, which are saved with the scene."""
+
+    studyFolder: str = ""
+
+
+class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The module's panel."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.parameters = None
+
+    def setup(self):
+        from SegGuidedMMRegGui.JobStrip import JobStrip
+        from SegGuidedMMRegGui.SetupPanel import SetupPanel
+        from SegGuidedMMRegGui.Widgets import load_ui
+
+        super().setup()
+        self.logic = SegGuidedMMRegLogic()
+        self.widget, self.ui = load_ui("SegGuidedMMReg")
+        self.layout.addWidget(self.widget)
+        self.widget.setMRMLScene(slicer.mrmlScene)
+        self.strip = JobStrip()
+        self.logic.runner.watchers.append(self.strip.watch)
+        self.setupPanel = SetupPanel(self.logic.runner, self.onSetupChanged)
+        self._place(self.strip, self.ui.stripFrame)
+        self._place(self.setupPanel, self.ui.setupButton)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.initializeParameterNode()
+        self.setupPanel.refresh()
+        self.ui.setupButton.collapsed = self.setupPanel.is_ready
+
+    def _place(self, panel, place):
+        layout = place.layout()
+        layout.addWidget(panel.widget)
+
+    def enter(self):
+        self.initializeParameterNode()
+
+    def exit(self):
+        self.parameters = None
+
+    def cleanup(self):
+        self.removeObservers()
+        if self.logic is not None:
+            self.logic.cleanup()
+
+    def initializeParameterNode(self):
+        self.parameters = SegGuidedMMRegParameterNode(self.logic.getParameterNode())
+
+    def onSceneStartClose(self, caller, event):
+        self.parameters = None
+
+    def onSceneEndClose(self, caller, event):
+        if self.parent.isVisible():
+            self.initializeParameterNode()
+
+    def onSetupChanged(self):
+        self.strip.show_device(self.setupPanel.device)
+
+    def onReload(self):
+        """Reload the package of the panels too, not only this file."""
+        for name in [n for n in sys.modules if n == _GUI or n.startswith(f"{_GUI}.")]:
+            del sys.modules[name]
+        super().onReload()
+
+
+class SegGuidedMMRegLogic(ScriptedLoadableModuleLogic):
+    """What the module can do, without a widget."""
+
+    def __init__(self, parent=None):
+        from SegGuidedMMRegGui.JobRunner import JobRunner
+
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.runner = JobRunner()
+
+    def cleanup(self):
+        """End the jobs that end with Slicer."""
+        self.runner.cleanup()
+
+
+class SegGuidedMMRegTest(ScriptedLoadableModuleTest):
+    """Runs in Slicer: Reload and Test, or ctest."""
+
+    def runTest(self):
+        self.setUp()
+        self.test_a_job_of_the_library_answers()
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def test_a_job_of_the_library_answers(self):
+        import time
+
+        from SegGuidedMMRegGui.JobEvents import JobListener
+
+        logic, results, ends = SegGuidedMMRegLogic(), [], []
+        listener = JobListener(result=results.append, finished=ends.append)
+        logic.runner.start("info", ("info",), listener)
+        until = time.monotonic() + 120
+        while not ends and time.monotonic() < until:
+            slicer.app.processEvents()
+        logic.cleanup()
+        self.assertTrue(ends, "The job did not end.")
+        self.assertIn(ends[0].exit_code, (0, 1), ends[0].message)
+        self.assertEqual(results[0]["facts"][0]["name"], "SegGuidedMMReg")
+        self.delayDisplay("Test passed")

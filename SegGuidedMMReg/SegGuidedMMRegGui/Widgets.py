@@ -1,0 +1,42 @@
+"""What all panels do with Qt: load their `.ui` file, connect, fill a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import slicer.util
+
+import qt
+
+_UI = Path(__file__).resolve().parents[1] / "Resources" / "UI"
+
+
+def load_ui(name: str) -> tuple[Any, Any]:
+    """The widget of `Resources/UI/NAME.ui`, and its children by name."""
+    widget = slicer.util.loadUI(str(_UI / f"{name}.ui"))
+    return widget, slicer.util.childWidgetVariables(widget)
+
+
+def connect(sender: Any, signal: str, slot: Callable[..., None]) -> None:
+    """Connect, and fail loudly where Qt would say nothing."""
+    if not sender.connect(signal, slot):
+        raise RuntimeError(f"{sender.className()} has no signal {signal}.")
+
+
+def fill_table(table: Any, rows: Sequence[Sequence[str]]) -> None:
+    """Show these texts, which cannot be edited; columns as wide as they need."""
+    table.setRowCount(len(rows))
+    for r, row in enumerate(rows):
+        for c, text in enumerate(row):
+            item = qt.QTableWidgetItem(text)
+            item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+            table.setItem(r, c, item)
+    table.resizeColumnsToContents()
+
+
+def copy_text(text: str) -> None:
+    """Put a text on the clipboard."""
+    clipboard = qt.QApplication.clipboard()
+    clipboard.setText(text)
