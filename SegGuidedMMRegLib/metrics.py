@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from SegGuidedMMRegLib.space import Grid
 
+_FEW_DISTANCES = 100_000
+"""Pairs of surface voxels that are measured one by one."""
+
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.floating]
 
@@ -230,6 +233,9 @@ def _directed_distances(
         return None
     box = _bounding_box(x | y)
     edge_x, edge_y = surface(x[box]), surface(y[box])
+    if np.count_nonzero(edge_x) * np.count_nonzero(edge_y) <= _FEW_DISTANCES:
+        between = _all_distances(edge_x, edge_y, spacing)
+        return between.min(axis=1), between.min(axis=0)
     return _distance_to(edge_y, spacing)[edge_x], _distance_to(edge_x, spacing)[edge_y]
 
 
@@ -237,6 +243,12 @@ def _bounding_box(mask: BoolArray) -> tuple[slice, ...]:
     # Outside the box there is nothing of either structure, so surfaces and distances within it stay the same.
     corners = np.argwhere(mask)
     return tuple(slice(low, high + 1) for low, high in zip(corners.min(0), corners.max(0), strict=True))
+
+
+def _all_distances(x: BoolArray, y: BoolArray, spacing: Sequence[float]) -> FloatArray:
+    """From each voxel of x to each of y, mm: for small surfaces a tenth of the time of two distance maps."""
+    a, b = (np.argwhere(mask) * np.asarray(spacing, dtype=float) for mask in (x, y))
+    return np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
 
 
 def _distance_to(edge: BoolArray, spacing: Sequence[float]) -> FloatArray:

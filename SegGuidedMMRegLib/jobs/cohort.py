@@ -48,12 +48,13 @@ class Run:
 
     Attributes:
         again: register finished pairs too.
-        workers: processes; 0 is one a physical core, fewer for short lists, one on a GPU.
+        workers: processes; 0 is one a physical core, fewer for short lists, one on a GPU. With more than one,
+            a script of yours has to be importable: its work under `if __name__ == "__main__":`.
         part: number and count, of a list that several runs share; None is the whole.
     """
 
     again: bool = False
-    workers: int = 0
+    workers: int = 1
     part: tuple[int, int] | None = None
 
 

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Sequence[Item]], Sequence[Result]]
 
-_ATTEMPTS = 2
+_ATTEMPTS, _EARLY_DEATHS = 2, 2
 _PATIENCE_S = 1.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -61,7 +61,7 @@ def work_off(
 
     Raises:
         Exception: whatever `make` or the work raised; the other processes are stopped.
-        MemoryError: if processes are killed before they have begun.
+        MemoryError, RuntimeError: if processes are killed, or end, before they have begun.
     """
     pool: _Pool[Item, Result] = _Pool(make, batches, processes)
     try:
@@ -150,8 +150,8 @@ class _Pool(Generic[Item, Result]):
         task = child.task
         if not child.ready:
             self._early_deaths += 1
-            if self._early_deaths > 2:
-                raise MemoryError(f"processes end before they have begun ({reason}); give fewer --workers")
+            if self._early_deaths > _EARLY_DEATHS:
+                raise _cannot_begin(child.process.exitcode, reason)
         if child.process.exitcode == -signal.SIGKILL and len(self._children) > 0:
             self._wanted = len(self._children)  # too many for the memory, most likely
         if task is None:
@@ -162,6 +162,15 @@ class _Pool(Generic[Item, Result]):
             self._again.extend(_Task([item], task.attempt + 1) for item in task.items)
         else:
             yield task.items, Died(reason)
+
+
+def _cannot_begin(exit_code: int | None, reason: str) -> Exception:
+    if exit_code == -signal.SIGKILL:
+        return MemoryError(f"working processes cannot begin: {reason}. Give fewer --workers.")
+    return RuntimeError(
+        f"Working processes cannot begin: {reason}. In a script of your own, start the work under "
+        '`if __name__ == "__main__":`.'
+    )
 
 
 def _how(exit_code: int | None) -> str:
