@@ -84,6 +84,12 @@ class Register(Command):
     """Files that are written: transforms, image and labels (warped); none leaves all but report.json out."""
     workers: int = 0
     """Processes; 0 is one a core, fewer where there is little to do, one on a GPU."""
+    submit: Literal["slurm", "local"] | None = None
+    """Leave the work to jobs of a SLURM cluster that sees the study's folder, or of this machine."""
+    jobs: int = 0
+    """How many, each a part of the pairs."""
+    job_options: tuple[str, ...] = ()
+    """Of the jobs, as submitit names them: slurm_partition=gpu timeout_min=60 mem_gb=8 cpus_per_task=4."""
 
     def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.study import Study
@@ -91,14 +97,19 @@ class Register(Command):
         study = Study.open(self.study)
         self._check()
         from SegGuidedMMRegLib import jobs
+        from SegGuidedMMRegLib.locks import working_on
 
         output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing, _files(self.outputs))
         if self.moving is not None and self.fixed is not None:
             return self._done_one(
                 study, self._one(study, self.moving, self.fixed, output, reporter), reporter
             )
+        pairs = self._pairs(study)
+        if self.submit is not None:
+            return self._submitted(study, pairs, reporter)
         run = jobs.Run(self.again, self.workers, None if self.part is None else _part(self.part))
-        tally = jobs.register_study(study, self._pairs(study), output=output, run=run, reporter=reporter)
+        with working_on(study.folder, "register"):
+            tally = jobs.register_study(study, pairs, output=output, run=run, reporter=reporter)
         for name, reason in tally.failures:
             reporter.log(f"failed: {name}: {reason}")
         if tally.failed > len(tally.failures):
@@ -132,7 +143,14 @@ class Register(Command):
         }
         if self.moving is None and (wrong := [name for name, value in for_one.items() if value]):
             raise ValueError(f"{wrong[0]} goes with one pair; name it, or use a column of --pairs.")
+        if (self.submit is None) != (self.jobs == 0):
+            raise ValueError("--submit and --jobs go together: --submit slurm --jobs 8.")
+        if self.submit is not None and self.part is not None:
+            raise ValueError("--submit makes the parts itself; leave --part out.")
+        if self.workers < 0 or self.jobs < 0:
+            raise ValueError("--workers and --jobs are numbers of processes and jobs, 0 or more.")
         for_many = {
+            "--submit": self.submit,
             "--roles": self.roles,
             "--part": self.part,
             "--again": self.again,
@@ -165,6 +183,44 @@ class Register(Command):
             return jobs.pairs_to(study, template, jobs.Choice(roles, self.moving_modality))
         modalities = self.moving_modality or study.source, self.fixed_modality or study.target
         return jobs.all_pairs(study, jobs.Choice(roles or (Role.TEST,), *modalities))
+
+    def _submitted(self, study: Study, pairs: Pairs, reporter: Reporter) -> Done:
+        from SegGuidedMMRegLib.jobs.cluster import submit_parts
+
+        options = dict(_option(text) for text in self.job_options)
+        folder, failed = submit_parts(
+            study,
+            self._command(),
+            self.jobs,
+            system=self.submit or "local",
+            options=options,
+            reporter=reporter,
+        )
+        found = {"pairs": len(pairs), "jobs": self.jobs, "failed_jobs": failed, "logs": folder}
+        return Done(found, exit_code=1 if failed else 0)
+
+    def _command(self) -> list[str]:
+        """This command for one job, without its part."""
+        workers = self.workers or (1 if self.submit == "local" else 0)
+        values: dict[str, object] = {
+            "--pairs": self.pairs and self.pairs.resolve(),
+            "--to": self.to,
+            "--moving-modality": self.moving_modality,
+            "--fixed-modality": self.fixed_modality,
+            "--spacing": self.spacing,
+            "--workers": workers,
+        }
+        lists = {
+            "--roles": self.roles,
+            "--fixed-spacing": self.fixed_spacing,
+            "--formats": self.formats,
+            "--outputs": self.outputs,
+        }
+        flags = {"--all": self.all, "--again": self.again, "--fixed-mirrored": self.fixed_mirrored}
+        command = ["register", str(self.study.resolve())]
+        command += [str(word) for key, value in values.items() if value for word in (key, value)]
+        command += [str(word) for key, entries in lists.items() if entries for word in (key, *entries)]
+        return command + [flag for flag, given in flags.items() if given]
 
     def _done_one(self, study: Study, report: Report, reporter: Reporter) -> Done:
         failed = report["status"] != "ok"
@@ -255,6 +311,13 @@ def _files(words: tuple[str, ...]) -> tuple[str, ...]:
     if "none" in asked and len(asked) > 1:
         raise ValueError("--outputs none leaves all files out; name it alone.")
     return tuple(f for f in _FILES if f in asked)
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"--job-options takes names and values, such as timeout_min=60, not {text!r}.")
+    return name, value
 
 
 def _part(text: str) -> tuple[int, int]:

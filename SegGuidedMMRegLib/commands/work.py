@@ -96,6 +96,8 @@ class Train(Command):
 class Segment(Command):
     """Segment images with a trained study: all of its own, or others.
 
+    Images whose segmentations are up to date are left alone. The exit code is 1 if one of several failed.
+
     Examples: segmmreg segment knees; segmmreg segment knees new1.png new2.png --modality radiograph --out
     results
     """
@@ -114,6 +116,10 @@ class Segment(Command):
     """Pixel size in mm, for files that do not know theirs (PNG, JPEG): one number, or one an axis."""
     probabilities: bool = False
     """Also write a volume of probabilities a structure."""
+    again: bool = False
+    """Also the images whose segmentations are up to date."""
+    workers: int = 0
+    """Processes; 0 is one a core, fewer where there is little to do, one on a GPU."""
 
     def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.study import Study
@@ -133,7 +139,7 @@ class Segment(Command):
         from SegGuidedMMRegLib import jobs
 
         if self.images and self.modality is not None and self.out is not None:
-            written = jobs.segment_files(
+            found = jobs.segment_files(
                 study,
                 self.images,
                 self.modality,
@@ -141,11 +147,21 @@ class Segment(Command):
                 mirrored=self.mirrored,
                 spacing_mm=self.spacing,
                 probabilities=self.probabilities,
+                again=self.again,
+                workers=self.workers,
                 reporter=reporter,
             )
         else:
-            written = jobs.segment_study(study, reporter)
-        return Done({"files": len(written), "folder": self.out or study.folder / "predictions"})
+            found = jobs.segment_study(study, reporter, again=self.again, workers=self.workers)
+        if len(self.images) == 1 and found.failures:
+            raise ValueError(found.failures[0][1])
+        told = {
+            "files": len(found.written),
+            "skipped": found.skipped,
+            "failed": len(found.failures),
+            "folder": self.out or study.folder / "predictions",
+        }
+        return Done(told, exit_code=1 if found.failures else 0)
 
 
 @dataclass(frozen=True)

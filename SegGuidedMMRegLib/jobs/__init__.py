@@ -15,15 +15,16 @@ from SegGuidedMMRegLib.jobs.pairs import (
     listed,
     pairs_of_cases,
     pairs_to,
+    spacing_note,
     test_pairs,
 )
 from SegGuidedMMRegLib.jobs.registering import register_files, register_images
 from SegGuidedMMRegLib.jobs.results import Given, Output
 from SegGuidedMMRegLib.jobs.segmenting import (
     SOURCE_ONLY_FOLDER,
+    Segmented,
     segment_files,
     segment_study,
-    spacing_note,
     unadapted_path,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Pair",
     "Pairs",
     "Run",
+    "Segmented",
     "SegmentedStudy",
     "Side",
     "Tally",

@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from SegGuidedMMRegLib.images import spacing_is_known
 from SegGuidedMMRegLib.study import Case, Role, Study, StudyError
 
 BLOCK = 16
 """Fixed images that are kept at hand while all moving images pass."""
+
+
+def spacing_note(path: Path) -> str:
+    """What a person is told of an image file that holds no spacing where none is given."""
+    return (
+        f"{path} does not say how large its pixels are: 1 mm is assumed. Give the spacing if it is another."
+    )
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,13 @@ class Side:
     def key(self) -> str:
         """What is said of the image in messages."""
         return self.case.key if self.case is not None else str(self.path)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person is told of an image file that holds no spacing where none is given."""
+        if self.path is None or self.spacing_mm or spacing_is_known(self.path):
+            return ()
+        return (spacing_note(self.path),)
 
 
 @dataclass(frozen=True)

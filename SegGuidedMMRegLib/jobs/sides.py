@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from SegGuidedMMRegLib import provenance
-from SegGuidedMMRegLib.digests import FileDigests
-from SegGuidedMMRegLib.images import spacing_is_known
+from SegGuidedMMRegLib.digests import FileDigests, digest_of
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inference import Sample, label_probabilities
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
 from SegGuidedMMRegLib.jobs.pairs import Side
-from SegGuidedMMRegLib.jobs.segmenting import spacing_note
 from SegGuidedMMRegLib.pair_report import PairSide
 from SegGuidedMMRegLib.space import FloatArray
 from SegGuidedMMRegLib.study import Study
@@ -89,24 +86,33 @@ class Images:
         truth = self._study.read_evaluation_labels(case) if case is not None and case.label else None
         landmarks = self._study.read_landmarks(case) if case is not None and case.landmarks else None
         known = PairSide(sample.name, sample.modality, sample.image, truth, labels, landmarks)
-        unknown = side.path is not None and not (side.spacing_mm or spacing_is_known(side.path))
-        return Prepared(sample, maps, known, (spacing_note(side.path),) if unknown and side.path else ())
+        return Prepared(sample, maps, known, side.warnings)
 
     def _sample(self, side: Side) -> Sample:
-        if side.case is not None:
-            return Sample.of_case(self._study, side.case)
-        if side.path is None:
-            raise ValueError(f"{side.name}: neither a case nor a file.")
-        sample = Sample.of_file(
-            self._study,
-            side.path,
-            side.modality,
-            mirrored=side.mirrored,
-            spacing_mm=side.spacing_mm,
-            study_to_case=self._affines.get(side),
-        )
-        self._affines[side] = sample.study_to_case
+        sample = sample_of(self._study, side, self._affines.get(side))
+        if side.case is None:
+            self._affines[side] = sample.study_to_case
         return sample
+
+
+def sample_of(study: Study, side: Side, study_to_case: FloatArray | None = None) -> Sample:
+    """The image of a side, read; `study_to_case` of an image file where it is known already.
+
+    Raises:
+        ValueError: naming the file, if it cannot be used.
+    """
+    if side.case is not None:
+        return Sample.of_case(study, side.case)
+    if side.path is None:
+        raise ValueError(f"{side.name}: neither a case nor a file.")
+    return Sample.of_file(
+        study,
+        side.path,
+        side.modality,
+        mirrored=side.mirrored,
+        spacing_mm=side.spacing_mm,
+        study_to_case=study_to_case,
+    )
 
 
 class Digests:
@@ -170,4 +176,4 @@ class Digests:
 
 
 def _short(*parts: Any) -> str:
-    return provenance.digest_of(*parts)[:16]
+    return digest_of(*parts)[:16]

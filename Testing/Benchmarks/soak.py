@@ -25,7 +25,7 @@ from SegGuidedMMRegLib.evaluation import evaluate
 from SegGuidedMMRegLib.events import Event, Reporter
 from SegGuidedMMRegLib.importing import new_study
 from SegGuidedMMRegLib.importing.sources import Candidate
-from SegGuidedMMRegLib.phantom import MODALITIES, phantom_structures, write_phantom_files
+from SegGuidedMMRegLib.phantom import MODALITIES, PhantomCase, phantom_structures, write_phantom_files
 from SegGuidedMMRegLib.pipeline import train
 from SegGuidedMMRegLib.report import write_report
 from SegGuidedMMRegLib.study import Study
@@ -69,25 +69,9 @@ def resident_megabytes() -> float:
 def small_study(folder: Path, subjects: int, size: int, steps: int) -> Study:
     """A study of knees of `size` pixels, trained for a moment: its transforms are poor, and just as large."""
     cases = write_phantom_files(folder / "input", subjects=subjects, size=size, seed=0)
-    labelled = {c.name for c in [c for c in cases if c.modality == MODALITIES[0]][:LABELLED]}
-    tested = {c.subject for c in cases[subjects // 2 :: subjects]}
-    candidates = [
-        Candidate(
-            image=c.image,
-            modality=c.modality,
-            name=c.name,
-            label=c.labels,
-            landmarks=c.landmarks,
-            subject=c.subject,
-            role=Role.TEST if c.subject in tested else Role.TRAIN,
-            mirrored=c.mirrored,
-            label_use="training" if c.name in labelled and c.modality == MODALITIES[0] else "evaluation",
-        )
-        for c in cases
-    ]
     study, _ = new_study(
         folder / "study",
-        candidates,
+        [_candidate(case, cases) for case in cases],
         name="Soak",
         source=MODALITIES[0],
         target=MODALITIES[1],
@@ -113,6 +97,24 @@ def small_study(folder: Path, subjects: int, size: int, steps: int) -> Study:
     )
     train(study)
     return study
+
+
+def _candidate(case: PhantomCase, cases: list[PhantomCase]) -> Candidate:
+    """The first cases of the source have labels to learn from; the last case of each modality is tested."""
+    same = [c for c in cases if c.modality == case.modality]
+    number = same.index(case)
+    for_training = case.modality == MODALITIES[0] and number < LABELLED
+    return Candidate(
+        image=case.image,
+        modality=case.modality,
+        name=case.name,
+        label=case.labels,
+        landmarks=case.landmarks,
+        subject=case.subject,
+        role=Role.TEST if number == len(same) - 1 else Role.TRAIN,
+        mirrored=case.mirrored,
+        label_use="training" if for_training else "evaluation",
+    )
 
 
 @contextmanager
