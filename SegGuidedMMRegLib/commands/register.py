@@ -97,7 +97,6 @@ class Register(Command):
         study = Study.open(self.study)
         self._check()
         from SegGuidedMMRegLib import jobs
-        from SegGuidedMMRegLib.locks import working_on
 
         output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing, _files(self.outputs))
         if self.moving is not None and self.fixed is not None:
@@ -108,8 +107,7 @@ class Register(Command):
         if self.submit is not None:
             return self._submitted(study, pairs, reporter)
         run = jobs.Run(self.again, self.workers, None if self.part is None else _part(self.part))
-        with working_on(study.folder, "register"):
-            tally = jobs.register_study(study, pairs, output=output, run=run, reporter=reporter)
+        tally = jobs.register_study(study, pairs, output=output, run=run, reporter=reporter)
         for name, reason in tally.failures:
             reporter.log(f"failed: {name}: {reason}")
         if tally.failed > len(tally.failures):

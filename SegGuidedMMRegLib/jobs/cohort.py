@@ -16,8 +16,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import WriteError
@@ -30,16 +28,18 @@ from SegGuidedMMRegLib.jobs.maps import (
     networks_digest,
 )
 from SegGuidedMMRegLib.jobs.pairs import Pair, Pairs, test_pairs
-from SegGuidedMMRegLib.jobs.processes import Died, work_off
 from SegGuidedMMRegLib.jobs.results import Output, remove_unfinished, write_failure, write_pair
 from SegGuidedMMRegLib.jobs.sides import Digests, Images, Prepared
 from SegGuidedMMRegLib.jobs.summary import SummaryFile, summary_path, write_summary
 from SegGuidedMMRegLib.locks import working_on
+from SegGuidedMMRegLib.out_of_memory import release_memory
 from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report
+from SegGuidedMMRegLib.pool import RENEWED_AFTER, Died, work_off
 from SegGuidedMMRegLib.refinement import PairResult
 from SegGuidedMMRegLib.study import Study
 
 SHOWN_FAILURES = 20
+_MULTIPLE = 4
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,10 @@ class Run:
 
     Attributes:
         again: register finished pairs too.
-        workers: processes; 0 is one a physical core, fewer for short lists, one on a GPU. With more than one,
-            a script of yours has to be importable: its work under `if __name__ == "__main__":`.
+        workers: processes. 1 works in this one, where each pair leaves some 10 kB behind (SimpleITK loses
+            them writing `.h5` files). More are processes of their own, renewed now and then; a script of
+            yours has to be importable then: its work under `if __name__ == "__main__":`. 0 chooses: one a
+            physical core, fewer for short lists, one on a GPU.
         part: number and count, of a list that several runs share; None is the whole.
     """
 
@@ -122,11 +124,11 @@ def _register(study: Study, pairs: Pairs, output: Output, run: Run, reporter: Re
     summary.begin(lambda name: name in finished if run.part else name not in outdated)
     todo = len(pairs) - tally.skipped
     reporter.started("register", todo)
-    workers = run.workers or (default_workers(todo) if on_cpu(study) else 1)
+    processes = _processes(study, run, todo)
     make = partial(PairRegistrar, study, output, digests)
     batches = _batches((p for p in pairs if p.folder_name not in finished), pairs_at_once(study))
     try:
-        with closing(_worked_off(make, batches, workers)) as results:
+        with closing(_worked_off(make, batches, processes)) as results:
             for pair, found in results:
                 report = _given_up(study, pair, found) if isinstance(found, Died) else found
                 summary.add(report)
@@ -243,17 +245,18 @@ class PairRegistrar:
     def _solved(self, tasks: list[PairTask]) -> list[PairResult]:
         if not tasks:
             return []
-        if len(tasks) == 1 and self._together:
-            # Two of the same: being alone changes the rounding, and a run that was cut off and one that was
-            # not shall give the same transforms.
-            return self._registrar.solve(tasks * 2)[:1]
+        if self._together and len(tasks) % _MULTIPLE:
+            # Copies beside them: how many there are changes the rounding, and a run that was cut off and one
+            # that was not shall give the same transforms.
+            copies = [tasks[-1]] * (-len(tasks) % _MULTIPLE)
+            return self._solved([*tasks, *copies])[: len(tasks)]
         try:
             return self._registrar.solve(tasks)
-        except (MemoryError, torch.OutOfMemoryError):
+        except MemoryError:
             if len(tasks) == 1:
                 raise
-            half = len(tasks) // 2
-            return [*self._solved(tasks[:half]), *self._solved(tasks[half:])]
+            release_memory()
+            return [found for task in tasks for found in self._registrar.solve([task])]
 
     def _delivered(self, work: _Work, solved: PairResult | None, seconds: float) -> Report:
         if work.sides is None or solved is None:
@@ -301,12 +304,19 @@ class _Work:
         return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps)
 
 
+def _processes(study: Study, run: Run, todo: int) -> int:
+    """How many are started; 0 to work in this one."""
+    wanted = run.workers or (default_workers(todo) if on_cpu(study) else 1)
+    long = run.workers == 0 and todo > RENEWED_AFTER
+    return wanted if wanted > 1 or long else 0
+
+
 def _worked_off(
-    make: Callable[[], PairRegistrar], batches: Iterator[list[Pair]], workers: int
+    make: Callable[[], PairRegistrar], batches: Iterator[list[Pair]], processes: int
 ) -> Generator[tuple[Pair, Report | Died], None, None]:
     """Each pair with its report, in this process or in several."""
-    if workers > 1:
-        with closing(work_off(make, batches, workers)) as results:
+    if processes:
+        with closing(work_off(make, batches, processes)) as results:
             for batch, found in results:
                 for n, pair in enumerate(batch):
                     yield pair, found if isinstance(found, Died) else found[n]

@@ -77,7 +77,9 @@ def segment_study(
         wanted = Freshness(study, digests).predictions()
         pending = [prediction for prediction in wanted if again or not prediction.is_fresh()]
         outcome = Segmented(skipped=len(wanted) - len(pending))
-        _work_off(partial(_Predictor, study), pending, _key, outcome, _processes(study, workers, pending), reporter)
+        _work_off(
+            partial(_Predictor, study), pending, _key, outcome, _processes(study, workers, pending), reporter
+        )
         digests.save()
     return outcome
 
@@ -155,12 +157,12 @@ def segment_files(
         )
     made_from = _Origins(study)
     spacing = tuple(float(s) for s in spacing_mm)
-    told = False
+    sides = [Side(file_stem(path), modality, None, path, mirrored, spacing) for path in paths]
+    unclear = next((side for side in sides if side.warnings), None)
+    if unclear is not None:
+        reporter.log(unclear.warnings[0])
     pending = []
-    for path in paths:
-        side = Side(file_stem(path), modality, None, path, mirrored, spacing)
-        if path.is_file() and not told:
-            told = any(reporter.log(warning) is None for warning in side.warnings)
+    for side in sides:
         task = _FileTask(side, out / f"{side.name}.seg.nrrd", probabilities, made_from(side))
         if again or not task.is_done(study):
             pending.append(task)

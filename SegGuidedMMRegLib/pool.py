@@ -1,8 +1,9 @@
 """Several processes that work off one queue, and outlive the death of one of them, but not their parent's.
 
-Each has one thread. A process that dies (killed for its memory, say) costs nothing but time: what it had in
-hand is tried once more, alone; what kills a process twice is given up. A killed parent takes its children
-with it; an interrupted one ends them.
+Each has one thread, and is replaced by a new one after `RENEWED_AFTER` items: libraries that lose a little
+memory at each call (SimpleITK does with each HDF5 file) then lose a bounded amount. A process that dies
+(killed for its memory, say) costs nothing but time: what it had in hand is tried once more, alone; what kills
+a process twice is given up. A killed parent takes its children with it; an interrupted one ends them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +25,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Sequence[Item]], Sequence[Result]]
 
+RENEWED_AFTER = 1000
 _ATTEMPTS, _EARLY_DEATHS = 2, 2
 _PATIENCE_S = 1.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -46,7 +49,8 @@ class _Child(Generic[Item]):
     process: Any
     connection: Connection
     task: _Task[Item] | None = None
-    ready: bool = field(default=False)
+    ready: bool = False
+    done: int = 0
 
 
 def work_off(
@@ -99,18 +103,14 @@ class _Pool(Generic[Item, Result]):
                 else:
                     task, child.task = child.task, None
                     if task is not None:
+                        child.done += len(task.items)
                         yield task.items, value
+                    if child.done >= RENEWED_AFTER:
+                        self._children.remove(child)
+                        _end([child])
 
     def stop(self) -> None:
-        for child in self._children:
-            child.connection.close()  # a child that waits ends at once
-            if child.task is not None:
-                child.process.terminate()
-        for child in self._children:
-            child.process.join(_PATIENCE_S)
-            if child.process.is_alive():
-                child.process.kill()
-                child.process.join()
+        _end(self._children)
         self._children.clear()
 
     def _hand_out(self) -> None:
@@ -164,6 +164,18 @@ class _Pool(Generic[Item, Result]):
             yield task.items, Died(reason)
 
 
+def _end(children: Sequence[_Child[Any]]) -> None:
+    for child in children:
+        child.connection.close()  # a child that waits ends at once
+        if child.task is not None:
+            child.process.terminate()
+    for child in children:
+        child.process.join(_PATIENCE_S)
+        if child.process.is_alive():
+            child.process.kill()
+            child.process.join()
+
+
 def _cannot_begin(exit_code: int | None, reason: str) -> Exception:
     if exit_code == -signal.SIGKILL:
         return MemoryError(f"working processes cannot begin: {reason}. Give fewer --workers.")
@@ -186,8 +198,8 @@ def _serve(connection: Connection, make: Callable[[], Work[Any, Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _use_one_thread()
         work = make()
+        _use_one_thread()
         connection.send(("ready", None))
         while True:
             connection.send(("done", work(connection.recv())))
@@ -206,11 +218,11 @@ def _end_with_parent() -> None:
 
 
 def _use_one_thread() -> None:
-    import SimpleITK as sitk
-    import torch
-
-    torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    """In the libraries that the work has loaded."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    if sitk := sys.modules.get("SimpleITK"):
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def _sendable(error: BaseException) -> BaseException:
