@@ -61,9 +61,12 @@ class Side:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person is told of an image file that holds no spacing where none is given."""
-        if self.path is None or self.spacing_mm or spacing_is_known(self.path):
+        if self.path is None or self.spacing_mm:
             return ()
-        return (spacing_note(self.path),)
+        try:
+            return () if spacing_is_known(self.path) else (spacing_note(self.path),)
+        except ValueError:  # unreadable, which whoever reads the image tells
+            return ()
 
 
 @dataclass(frozen=True)

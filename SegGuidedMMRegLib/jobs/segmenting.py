@@ -77,9 +77,9 @@ def segment_study(
         wanted = Freshness(study, digests).predictions()
         pending = [prediction for prediction in wanted if again or not prediction.is_fresh()]
         outcome = Segmented(skipped=len(wanted) - len(pending))
-        _work_off(
-            partial(_Predictor, study), pending, _key, outcome, _processes(study, workers, pending), reporter
-        )
+        processes = _processes(study, workers, pending)
+        make = partial(_Predictor, study)
+        _work_off(make, pending, _key, outcome=outcome, processes=processes, reporter=reporter)
         digests.save()
     return outcome
 
@@ -168,7 +168,8 @@ def segment_files(
             pending.append(task)
     outcome = Segmented(skipped=len(paths) - len(pending))
     processes = _processes(study, workers, pending)
-    _work_off(partial(_FileSegmenter, study), pending, _path, outcome, processes, reporter)
+    make = partial(_FileSegmenter, study)
+    _work_off(make, pending, _path, outcome=outcome, processes=processes, reporter=reporter)
     return outcome
 
 
@@ -258,6 +259,7 @@ def _work_off(
     make: Callable[[], Callable[[Sequence[Task]], list[list[Path] | str]]],
     pending: Sequence[Task],
     name: Callable[[Task], str],
+    *,
     outcome: Segmented,
     processes: int,
     reporter: Reporter,

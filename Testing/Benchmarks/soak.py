@@ -172,9 +172,7 @@ def main() -> int:
         page = write_report(study, Reporter(), found)
     for path in (page, study.folder / "evaluation.csv", registrations / "summary.csv"):
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
-    print(
-        f"most memory of the second half, against the first: {memory.growth:+.1%} ({ALLOWED_GROWTH:.0%} allowed)"
-    )
+    print(f"memory at most, second half against first: {memory.growth:+.1%} ({ALLOWED_GROWTH:.0%} allowed)")
     return int(memory.growth > ALLOWED_GROWTH or rows != pairs)
 
 

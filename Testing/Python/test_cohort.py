@@ -318,7 +318,7 @@ def test_killed_and_interrupted_runs_go_on_and_end_as_one_that_was_not(study, tm
     assert time.monotonic() - began < 3
     assert interrupted.returncode == 130
     assert "Traceback" not in told
-    assert not alive(processes)
+    assert wait_for(lambda: not alive(processes), 1)
     assert not [n for n in folders(study) if n.startswith(".")], "what was unfinished is left"
     kept = done()
     assert len(finished) + 5 <= kept < 49

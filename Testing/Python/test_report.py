@@ -230,3 +230,23 @@ def test_the_worst_the_middle_and_the_best_are_shown():
     assert worst_median_best(scores, lambda s: s, 1) == [None, 0.5, 0.9]
     assert worst_median_best(scores[:3], lambda s: s, 1) == [None, 0.5, 0.9]
     assert len(worst_median_best(list(range(100)), float, 3)) == 9
+
+
+def test_thousands_of_pairs_make_no_thousands_of_lines(study, page, tmp_path):
+    many = replace(study, folder=tmp_path / "many")
+    shutil.copytree(study.folder, many.folder)
+    registrations = many.folder / "registrations"
+    text = (registrations / "d3--r3" / "report.json").read_text(encoding="utf-8")
+    bad = (registrations / "d4--r4" / "report.json").read_text(encoding="utf-8")
+    for n in range(1500):
+        folder = registrations / f"copy{n}"
+        folder.mkdir()
+        (folder / "report.json").write_text(bad if n < 100 else text, encoding="utf-8")
+    large = write_report(many, Reporter()).read_text(encoding="utf-8")
+    assert len(large) < len(page) + 2_000_000, "besides the pictures of some more pairs"
+    assert "The 200 worst of 1504 pairs" in Page(large).text
+    assert "and 51 more, listed in evaluation.csv" in Page(large).text
+    assert large.count("<tr>") < 400
+    rows = rows_of(many)
+    per_pair = len([r for r in rows_of(study) if r["case"] == "d3--r3"])
+    assert len([r for r in rows if r["case"] == "d3--r3"]) == 1401 * per_pair
