@@ -379,14 +379,32 @@ def test_wrong_options_are_named(study, capsys, options, told):
 # -- segmenting -----------------------------------------------------------------------------------------
 def test_images_are_segmented_again_only_where_something_changed(study, capsys):
     case = study.cases_of(TARGET, "test")[0]
-    paths = [study.prediction_path(c) for c in study.cases]
+    paths = [*(study.prediction_path(c) for c in study.cases), jobs.unadapted_path(study, case)]
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
     assert run("segment", study.folder) == 0
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in paths} == before
-    assert "20 images are segmented already" in capsys.readouterr().out
-    study.prediction_path(study.cases[0]).unlink()
-    jobs.unadapted_path(study, case).write_text("torn")
+    assert "22 segmentations are up to date" in capsys.readouterr().out
+    paths[0].unlink()
+    paths[-1].write_text("torn")
     assert run("segment", study.folder, "--workers", "2") == 0
-    changed = {p for p in paths if p.stat().st_mtime_ns != before[p][0]}
-    assert changed == {paths[0], study.prediction_path(case)}
+    assert {p for p in paths if p.stat().st_mtime_ns != before[p][0]} == {paths[0], paths[-1]}
     assert [p.read_bytes() for p in paths] == [content for _, content in before.values()]
+
+
+def test_files_are_segmented_again_only_where_something_changed(study, finished, tmp_path, capsys):
+    case, out = study.cases_of(TARGET, "test")[0], tmp_path / "out"
+    names = ("a", "b", "c")
+    for name in names:
+        shutil.copy(finished.file("images", TARGET, case.name), tmp_path / f"{name}.nrrd")
+    (tmp_path / "b.nrrd").write_text("torn")
+    command = ("segment", study.folder, *(tmp_path / f"{n}.nrrd" for n in names), "--modality", TARGET)
+    assert run(*command, "--out", out) == 1
+    assert sorted(p.name for p in out.iterdir()) == ["a.seg.nrrd", "c.seg.nrrd"]
+    times = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+    shutil.copy(tmp_path / "a.nrrd", tmp_path / "b.nrrd")
+    capsys.readouterr()
+    assert run(*command, "--out", out) == 0
+    assert "2 segmentations are up to date" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    assert run(*command, "--out", out, "--mirrored") == 0
+    assert all(p.stat().st_mtime_ns != time for p, time in times.items())
