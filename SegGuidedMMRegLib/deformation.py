@@ -181,6 +181,24 @@ def lncc(a: Tensor, b: Tensor, sigma_voxels: float) -> Tensor:
     return correlation.flatten(1).mean(1)
 
 
+def most_probable(maps: Tensor) -> Tensor:
+    """Number of the largest channel of maps [N, C, *shape], the first of equal ones: [N, *shape] int64.
+
+    As `maps.argmax(1)`, which takes eight times as long on a CPU.
+    """
+    best = maps[:, 0]
+    found = torch.zeros(best.shape, dtype=torch.int64, device=maps.device)
+    for channel in range(1, maps.shape[1]):
+        found = torch.where(maps[:, channel] > best, channel, found)
+        best = torch.maximum(best, maps[:, channel])
+    return found
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Length of vectors [N, d, *shape]: [N, 1, *shape]; `norm` takes many times as long on a CPU."""
+    return vectors.square().sum(1, keepdim=True).sqrt()
+
+
 def soft_dice(p: Tensor, q: Tensor) -> Tensor:
     """Dice 2Σpq / (Σp² + Σq²) of every channel of two maps [N, C, *shape]: [N, C]; 1 where both are empty."""
     p, q = p.flatten(2), q.flatten(2)

@@ -15,6 +15,7 @@ from SegGuidedMMRegLib.deformation import (
     corner_jacobians,
     exponential,
     gaussian_smooth,
+    length,
     resize_field,
 )
 
@@ -81,7 +82,7 @@ def _solve(velocity: Tensor) -> InversePair:
     forward = exponential(velocity, _SQUARINGS)
     inverse = _polished_inverse(forward, exponential(-velocity, _SQUARINGS))
     jacobians = [corner_jacobians(u).amin(1, keepdim=True) for u in (forward, inverse)]
-    errors = [compose(a, b).norm(dim=1, keepdim=True) for a, b in ((forward, inverse), (inverse, forward))]
+    errors = [length(compose(a, b)) for a, b in ((forward, inverse), (inverse, forward))]
     worst = torch.maximum(*errors)
     near_fold = torch.minimum(*jacobians)
     cells = (near_fold < JACOBIAN_MARGIN).to(worst)

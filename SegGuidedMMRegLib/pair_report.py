@@ -295,8 +295,10 @@ def _structures(
         for state in ("identity", "before", "after")
         if state in moved
     }
-    states["in_view"] = metrics.compare(
-        np.where(view, moved["after"], 0), np.where(view, fixed, 0), values, grid.axis_spacing, **names
+    seen = np.where(view, moved["after"], 0), np.where(view, fixed, 0)
+    whole = (seen[0] == moved["after"]).all() and (seen[1] == fixed).all()
+    states["in_view"] = (
+        states["after"] if whole else metrics.compare(*seen, values, grid.axis_spacing, **names)
     )
     rows = []
     for n, structure in enumerate(structures):

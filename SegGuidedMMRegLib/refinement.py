@@ -22,6 +22,7 @@ from SegGuidedMMRegLib.deformation import (
     compose,
     exponential,
     gaussian_smooth,
+    most_probable,
     resize_field,
     soft_dice,
     warp,
@@ -249,7 +250,7 @@ def _check(
 
 def _present(maps: Tensor) -> Tensor:
     """Which structures are the most probable one somewhere: [N, K]."""
-    return _counts(maps.argmax(1), maps.shape[1]) >= _SMALLEST_STRUCTURE
+    return _counts(most_probable(maps), maps.shape[1]) >= _SMALLEST_STRUCTURE
 
 
 def _counts(labels: Tensor, channels: int) -> Tensor:
@@ -267,7 +268,7 @@ def _hard_dice(pairs: StructurePairs, displacement: Tensor | None = None) -> Ten
         moving, inside = (warp(x, displacement) for x in (moving, inside))
     in_view = (inside * pairs.fixed_inside)[:, 0] > 0.5
     maps = (_with_background(moving), _with_background(pairs.fixed))
-    a, b = (torch.where(in_view, x.argmax(1), 0) for x in maps)
+    a, b = (torch.where(in_view, most_probable(x), 0) for x in maps)
     channels = 1 + moving.shape[1]
     size = _counts(a, channels) + _counts(b, channels)
     shared = _counts(torch.where(a == b, a, 0), channels)
