@@ -207,7 +207,7 @@ def pair_transforms(  # noqa: PLR0917
     """
     to_fixed, to_moving = np.asarray(study_to_fixed, dtype=float), np.asarray(study_to_moving, dtype=float)
     phi = continued_without_folds(phi)
-    u = np.ascontiguousarray(phi.displacement_voxels[..., : phi.grid.dimension], dtype=np.float64)
+    u = _in_voxels(phi)
     forward_grid = fixed_grid if spacing_mm is None else grid_between_corners(fixed_grid, spacing_mm)
     inverse_grid = moving_grid if spacing_mm is None else grid_between_corners(moving_grid, spacing_mm)
 
@@ -220,6 +220,19 @@ def pair_transforms(  # noqa: PLR0917
     forward = _delivered(spline, phi.grid, to_fixed, forward_grid, to_moving)
     inverse = _delivered(inverse_displacement, phi.grid, to_moving, inverse_grid, to_fixed)
     return forward, inverse
+
+
+def forward_transform(
+    phi: DisplacementField, study_to_fixed: ArrayLike, study_to_moving: ArrayLike, fixed_grid: Grid
+) -> SpatialTransform:
+    """The forward transform of `pair_transforms` alone; here phi may fold inside the study grid."""
+    phi = continued_without_folds(phi)
+    to_fixed, to_moving = np.asarray(study_to_fixed, dtype=float), np.asarray(study_to_moving, dtype=float)
+    return _delivered(_Spline(_in_voxels(phi)), phi.grid, to_fixed, fixed_grid, to_moving)
+
+
+def _in_voxels(phi: DisplacementField) -> FloatArray:
+    return np.ascontiguousarray(phi.displacement_voxels[..., : phi.grid.dimension], dtype=np.float64)
 
 
 def _guess(targets: FloatArray, phi: DisplacementField, phi_inverse: DisplacementField | None) -> FloatArray:

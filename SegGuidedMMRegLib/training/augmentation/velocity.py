@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from SegGuidedMMRegLib.deformation import exponential, lncc, resize_field, warp
+from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.training.augmentation.resolution import shrink, shrunk_shape
 from SegGuidedMMRegLib.training.spatial import upsample_smoothly
 
@@ -33,6 +34,7 @@ class VelocityRegistration:
         smoothness: weight of the bending energy.
         lncc_sigma: σ of the LNCC window, voxels of each resolution.
         learning_rate: of Adam, in voxels of the working resolution.
+        reporter: hears about the iterations.
     """
 
     downsampling: int
@@ -40,6 +42,7 @@ class VelocityRegistration:
     smoothness: float
     lncc_sigma: float
     learning_rate: float
+    reporter: Reporter = field(default_factory=Reporter)
 
     def displacement(self, moving: Tensor, fixed: Tensor, _generator: torch.Generator) -> Tensor:
         """Displacements [N, d, *shape] in voxels, fixed to moving, of pairs of images [N, 1, *shape]."""
@@ -51,13 +54,17 @@ class VelocityRegistration:
             requires_grad=True,
         )
         optimizer = torch.optim.Adam([control], lr=self.learning_rate)
-        for factor, share in _LEVELS:
+        levels = [(factor, max(1, round(self.iterations * share))) for factor, share in _LEVELS]
+        done, steps = 0, sum(iterations for _, iterations in levels)
+        for factor, iterations in levels:
             level = shrunk_shape(working, factor)
             pair = shrink(moving, level), shrink(fixed, level)
-            for _ in range(max(1, round(self.iterations * share))):
+            for _ in range(iterations):
                 optimizer.zero_grad(set_to_none=True)
                 self.loss(control, *pair, working).backward()
                 optimizer.step()
+                done += 1
+                self.reporter.progress("registering images", done, steps)
         with torch.no_grad():
             return resize_field(self._displacement(control, working, working), shape)
 
