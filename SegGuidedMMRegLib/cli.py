@@ -18,6 +18,7 @@ from typing import Annotated, Union
 import tyro
 
 from SegGuidedMMRegLib import __version__
+from SegGuidedMMRegLib.commands.assist import Propagate, Suggest, Worker
 from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, New
 from SegGuidedMMRegLib.commands.info import Info, ShowStatus
@@ -52,6 +53,9 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "status": ShowStatus,
     "info": Info,
+    "suggest": Suggest,
+    "propagate": Propagate,
+    "worker": Worker,
 }
 _NAMES = {command: name for name, command in COMMANDS.items()}
 
@@ -69,7 +73,7 @@ def run(command: Command) -> int:
     """Run one command; its exit code, after one message on stderr where it failed."""
     name = _NAMES[type(command)]
     try:
-        with reporting(command.events) as reporter:
+        with reporting(command.events or command.always_events) as reporter:
             try:
                 reporter.command_started(name)
                 done = command.run(reporter)

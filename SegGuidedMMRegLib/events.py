@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,6 +102,10 @@ class Reporter:
     def emit(self, event: Event) -> None:
         """Deliver one event."""
 
+    def nobody_reads(self) -> bool:
+        """Whether it is known that whoever read the events is gone."""
+        return False
+
     def command_started(self, command: str) -> None:
         """The first event of a command: who speaks, and how."""
         about = {"schema": SCHEMA_VERSION, "version": __version__, "pid": os.getpid()}
@@ -182,6 +187,14 @@ class JsonLinesReporter(Reporter):
 
     def emit(self, event: Event) -> None:
         write_line(event.to_json(), self._stream)
+
+    def nobody_reads(self) -> bool:
+        """Whether the other end of the pipe is closed; where the system cannot say, writing to it will."""
+        if not hasattr(select, "poll"):
+            return False
+        pipe = select.poll()
+        pipe.register(self._stream.fileno(), 0)  # errors are always told
+        return any(told & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, told in pipe.poll(0))
 
 
 class RecordingReporter(Reporter):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import Reporter
@@ -33,6 +33,9 @@ class Done:
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """The options of every command."""
+
+    always_events: ClassVar[bool] = False
+    """Whether only another program can make anything of the command."""
 
     events: bool = False
     """Tell another program what happens: JSON lines, and nothing else, on the standard output."""
