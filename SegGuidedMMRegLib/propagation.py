@@ -152,6 +152,7 @@ def _nearest(
     """The labelled case with the highest score, that score, and what it was compared by."""
     cases = _labelled(study, sample, source)
     best: tuple[float, Sample, Tensor] | None = None
+    reporter.started("comparing images", len(cases))
     for done, case in enumerate(cases, start=1):
         other = Sample.of_case(study, case)
         score, tensor = compared(other)

@@ -134,6 +134,7 @@ def _features(view: TrainingView, cases: Sequence[Case], reporter: Reporter) -> 
     path = view.folder / "models" / "cache" / _CACHE
     kept = _read(path)
     keys, rows = [], []
+    reporter.started("comparing images", len(cases))
     for done, case in enumerate(cases, start=1):
         keys.append(_key(view, case, grid))
         rows.append(kept[keys[-1]] if keys[-1] in kept else _feature(view, case, grid))

@@ -58,6 +58,7 @@ def _register(request: Register, warm: WarmStudy, reporter: Reporter) -> dict[st
     segmented, registrar = warm.segmented, warm.registrar
     samples: list[Sample] = []
     labels: list[Image | None] = []
+    reporter.started("segment", 2)
     for done, ref in enumerate((request.moving, request.fixed)):
         reporter.progress("segment", done, 2)
         samples.append(warm.sample(ref, reporter))

@@ -29,7 +29,9 @@ GRACE_SECONDS = 0.6
 MOST_WAITING = 1000
 """Requests that may wait; more are refused. As many answers wait at most."""
 
-_LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.2
+"""Time between two looks after parent and reader."""
+
 _CHUNK = 1 << 16
 _STDIN = 0
 
@@ -166,7 +168,7 @@ class Listener:
         """Whether there is something to read; False if parent or reader of our output is gone."""
         if os.name != "posix":  # pipes cannot be waited for; there the end of stdin has to do
             return True
-        while not select.select([_STDIN], [], [], _LOOK_SECONDS)[0]:
+        while not select.select([_STDIN], [], [], LOOK_SECONDS)[0]:
             if os.getppid() != self._parent or self._nobody_reads():
                 return False
         return True

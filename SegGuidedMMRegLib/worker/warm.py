@@ -53,8 +53,17 @@ class _KeptMaps(SegmentedStudy):
         self._recent: Recent[tuple[Sample, Tensor]] = Recent(MEMORY_BYTES // 2, lambda kept: kept[1].nbytes)
 
     def probabilities(self, sample: Sample) -> Tensor:
-        """As its parent's. The same sample is the same object; kept beside its map, it stays so."""
-        return self._recent.get(id(sample), lambda: (sample, super(_KeptMaps, self).probabilities(sample)))[1]
+        """As its parent's; maps of images from outside the study are not written to its folder.
+
+        The same sample is the same object; kept beside its map, it stays so.
+        """
+
+        def make() -> tuple[Sample, Tensor]:
+            if sample.case is None:
+                return sample, self.segmenter.probabilities(sample)
+            return sample, super(_KeptMaps, self).probabilities(sample)
+
+        return self._recent.get(id(sample), make)[1]
 
 
 class WarmStudy:

@@ -12,24 +12,31 @@ import time
 from pathlib import Path
 from typing import Any
 
+from event_lines import checked
+
 Event = dict[str, Any]
 
 
 class Worker:
-    """A worker of `study`; use it as a context, which closes its input and waits for its end."""
+    """A worker of `study`; use it as a context, which closes its input and waits for its end.
 
-    def __init__(self, study: Path, *options: str, ready: bool = True) -> None:
+    Every event must follow the schema.
+    """
+
+    def __init__(self, study: Path, *, ready: bool = True, read: bool = True) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from SegGuidedMMRegLib.cli import main; main()"]
+        command = [sys.executable, "-m", "SegGuidedMMRegLib"]
         self.process = subprocess.Popen(
-            [*command, "worker", str(study), *options],
+            [*command, "worker", str(study)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
         )
         self._events: queue.Queue[Event] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        if read:
+            threading.Thread(target=self._read, daemon=True).start()
+            self.first = self.next()
         if ready:
             self.loaded = self.until(lambda e: e.get("event") == "result" and e.get("stage") == "load")[-1]
 
@@ -56,7 +63,9 @@ class Worker:
     def next(self, seconds: float = 60.0) -> Event:
         """The next event."""
         try:
-            return self._events.get(timeout=seconds)
+            event = self._events.get(timeout=seconds)
+            (checked_event,) = checked([json.dumps(event)])
+            return checked_event
         except queue.Empty:
             self.process.kill()
             stderr = self.process.stderr.read().decode() if self.process.stderr else ""
@@ -88,5 +97,9 @@ class Worker:
     def seconds_to_end(self, most: float = 20.0) -> float:
         """How long it takes until the process is gone."""
         start = time.monotonic()
-        self.process.wait(most)
+        try:
+            self.process.wait(most)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         return time.monotonic() - start

@@ -56,6 +56,7 @@ class VelocityRegistration:
         optimizer = torch.optim.Adam([control], lr=self.learning_rate)
         levels = [(factor, max(1, round(self.iterations * share))) for factor, share in _LEVELS]
         done, steps = 0, sum(iterations for _, iterations in levels)
+        self.reporter.started("registering images", steps)
         for factor, iterations in levels:
             level = shrunk_shape(working, factor)
             pair = shrink(moving, level), shrink(fixed, level)
