@@ -267,32 +267,25 @@ def test_a_closed_pipe_ends_it_while_it_works(at_work: Worker) -> None:
     assert at_work.process.returncode == 0
 
 
-@pytest.fixture
-def hanging(study: Study, tmp_path: Path) -> dict[str, Any]:
-    """A request that hangs in a library, which hears of nothing: it reads a pipe that nobody writes to."""
-    if not hasattr(os, "mkfifo"):
-        pytest.skip("needs named pipes")
-    os.mkfifo(tmp_path / "endless.nii")
-    ref = {"file": tmp_path / "endless.nii", "modality": TARGET}
-    return {"id": 1, "do": "segment", "images": [ref], "out": tmp_path}
-
-
-def test_a_closed_pipe_ends_it_while_it_hangs_in_a_library(study: Study, hanging: dict[str, Any]) -> None:
-    running = Worker(study.folder)
-    running.send(**hanging)
+def test_a_closed_pipe_ends_it_while_it_hangs_in_a_library(study: Study) -> None:
+    running = Worker(study.folder, hangs=True)
+    running.send(id=1, do="suggest")
     running.until(lambda e: e.get("request") == 1)
     time.sleep(0.3)
+    assert running.process.poll() is None
     running.process.stdin.close()
     assert running.seconds_to_end() < SOON
     assert running.process.returncode == 0
 
 
-def test_an_output_that_nobody_reads_ends_it(study: Study, hanging: dict[str, Any]) -> None:
-    running = Worker(study.folder, ready=False, read=False)
+def test_an_output_that_nobody_reads_ends_it_while_it_hangs(study: Study) -> None:
+    running = Worker(study.folder, ready=False, read=False, hangs=True)
     out = running.process.stdout
-    running.send(**hanging)
+    running.send(id=1, do="suggest")
     while b'"request": 1' not in out.readline():
         pass
+    time.sleep(0.3)
+    assert running.process.poll() is None
     out.close()
     assert running.seconds_to_end() < SOON + LOOK_SECONDS
     running.process.stdin.close()

@@ -17,15 +17,25 @@ from event_lines import checked
 Event = dict[str, Any]
 
 
+_HANGS = """
+import time
+from SegGuidedMMRegLib.worker import answers
+answers.answer = lambda *_: time.sleep(600)
+from SegGuidedMMRegLib.__main__ import main
+main()
+"""
+
+
 class Worker:
     """A worker of `study`; use it as a context, which closes its input and waits for its end.
 
-    Every event must follow the schema.
+    Every event must follow the schema. One that `hangs` begins a request and hears of nothing more, as
+    in a call of a library that does not return.
     """
 
-    def __init__(self, study: Path, *, ready: bool = True, read: bool = True) -> None:
+    def __init__(self, study: Path, *, ready: bool = True, read: bool = True, hangs: bool = False) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "SegGuidedMMRegLib"]
+        command = [sys.executable, *(["-c", _HANGS] if hangs else ["-m", "SegGuidedMMRegLib"])]
         self.process = subprocess.Popen(
             [*command, "worker", str(study)],
             stdin=subprocess.PIPE,
