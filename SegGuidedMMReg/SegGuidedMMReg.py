@@ -1,6 +1,7 @@
 """The classes that Slicer asks for: they wire the panels, the jobs and the scene together."""
 
 import sys
+from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
@@ -54,6 +55,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         from SegGuidedMMRegGui.JobStrip import JobStrip
         from SegGuidedMMRegGui.SetupPanel import SetupPanel
+        from SegGuidedMMRegGui.StudyPanel import StudyPanel
         from SegGuidedMMRegGui.Widgets import load_ui
 
         super().setup()
@@ -64,8 +66,10 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.strip = JobStrip()
         self.logic.runner.watchers.append(self.strip.watch)
         self.setupPanel = SetupPanel(self.logic.runner, self.onSetupChanged)
+        self.studyPanel = StudyPanel(self.logic.runner, self.onStudyOpened)
         self._place(self.strip, self.ui.stripFrame)
         self._place(self.setupPanel, self.ui.setupButton)
+        self._place(self.studyPanel, self.ui.studyButton)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
@@ -89,7 +93,14 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.cleanup()
 
     def initializeParameterNode(self):
+        """Take the choices of the scene: another scene, another study."""
         self.parameters = SegGuidedMMRegParameterNode(self.logic.getParameterNode())
+        wanted = self.parameters.studyFolder
+        if not wanted:
+            self.studyPanel.close()
+            self.strip.show_study("")
+        elif wanted != self.studyPanel.folder:
+            self.studyPanel.open(wanted)
 
     def onSceneStartClose(self, caller, event):
         self.parameters = None
@@ -97,6 +108,13 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, caller, event):
         if self.parent.isVisible():
             self.initializeParameterNode()
+
+    def onStudyOpened(self):
+        study = self.studyPanel.study
+        self.strip.show_study(study["name"])
+        if self.parameters is not None:
+            self.parameters.studyFolder = self.studyPanel.folder
+        self.logic.find_training(self.studyPanel.folder, study["name"])
 
     def onSetupChanged(self):
         self.strip.show_device(self.setupPanel.device)
@@ -116,6 +134,23 @@ class SegGuidedMMRegLogic(ScriptedLoadableModuleLogic):
 
         ScriptedLoadableModuleLogic.__init__(self)
         self.runner = JobRunner()
+
+    def find_training(self, folder, name):
+        """Follow the training that was started here earlier and still runs, if there is one.
+
+        Returns:
+            The job, or None.
+        """
+        from SegGuidedMMRegGui.DetachedJob import DetachedJob
+        from SegGuidedMMRegGui.JobEvents import JobListener
+
+        followed = [job for job in self.runner.running() if isinstance(job, DetachedJob)]
+        if any(str(job.study) == folder for job in followed):
+            return next(job for job in followed if str(job.study) == folder)
+        job = DetachedJob.find(Path(folder), "train", JobListener())
+        if job is not None:
+            self.runner.adopt(_("Training {name}").format(name=name), job)
+        return job
 
     def cleanup(self):
         """End the jobs that end with Slicer."""

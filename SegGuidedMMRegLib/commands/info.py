@@ -12,6 +12,7 @@ from SegGuidedMMRegLib.commands.base import Command, Done
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import Reporter
+    from SegGuidedMMRegLib.study import Study
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Info(Command):
         if self.settings:
             return _told(reporter, _settings_table())
         if self.study is not None:
-            return _told(reporter, _study_lines(self.study))
+            return _study(reporter, self.study)
         return _machine(reporter)
 
 
@@ -67,11 +68,22 @@ def _machine(reporter: Reporter) -> Done:
     return Done({"facts": [asdict(fact) for fact in found]}, exit_code=1 if missing else 0)
 
 
-def _study_lines(folder: Path) -> list[str]:
-    from SegGuidedMMRegLib.commands.bring import summary
+def _study(reporter: Reporter, folder: Path) -> Done:
     from SegGuidedMMRegLib.study import Study
 
     study = Study.open(folder)
+    for line in _study_lines(study):
+        reporter.log(line)
+    cases = [{**asdict(case), "predicted": study.prediction_path(case).is_file()} for case in study.cases]
+    about = {"name": study.name, "dimension": study.dimension, "preset": study.config.preset}
+    structures = [asdict(structure) for structure in study.structures]
+    modalities = {"source": study.source, "target": study.target}
+    return Done({"study": folder, **about, **modalities, "structures": structures, "cases": cases})
+
+
+def _study_lines(study: Study) -> list[str]:
+    from SegGuidedMMRegLib.commands.bring import summary
+
     lines = [f"{study.name}: {study.dimension}D, preset {study.config.preset}", *summary(study)]
     for case in study.cases:
         parts = (

@@ -123,7 +123,7 @@ def test_the_module_can_be_reloaded(widget, monkeypatch):
         sys.modules.update(kept)
 
 
-def test_everything_fits_the_panel_of_a_small_screen(widget):
+def test_it_fits_the_panel_of_a_small_screen(widget):
     settle(widget)
     widget.ui.setupButton.collapsed = False
     assert widget.widget.minimumSizeHint.width() <= 420

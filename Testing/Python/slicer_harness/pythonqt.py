@@ -135,6 +135,9 @@ def _set(item: QtCore.QObject, name: str, value: Any) -> None:
         if not _PLAIN_GET(item, "setProperty")(asked, value):
             raise AttributeError(f"{kind.__name__}.{name} cannot be set to {value!r}")
         return
+    if isinstance(value, QtCore.SignalInstance):  # PySide6 keeps a signal that was asked for
+        _PLAIN_SET(item, name, value)
+        return
     if not is_python_class(kind):
         if _loading:
             return
