@@ -163,12 +163,14 @@ def _references(
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core; what has not begun is dropped when something goes wrong, or somebody interrupts."""
+    """A thread a core; nobody waits for them when something goes wrong, or somebody interrupts."""
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
         yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _subject(study: Study, case: Case) -> Subject:
