@@ -254,8 +254,12 @@ def test_parameters_are_kept_in_the_scene_with_their_types():
     parameters.volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
     again = Parameters(HarnessLogic().getParameterNode())
     assert (again.kind, again.place, again.volume) == (Kind.SOLID, Path("a/b"), parameters.volume)
-    for name, wrong in (("folds", 1), ("title", None), ("volume", 3)):
-        with pytest.raises(TypeError):
+    for name, wrong, error in (
+        ("folds", 1, TypeError),
+        ("title", None, ValueError),
+        ("volume", 3, TypeError),
+    ):
+        with pytest.raises(error):
             setattr(parameters, name, wrong)
     with pytest.raises(AttributeError):
         parameters.titel = "knees"

@@ -147,6 +147,8 @@ def _replace_utilities(slicer: Any) -> None:
 def _add_submodules(slicer: Any) -> None:
     real = os.environ.get(REAL_PYTHON)
     if real:
+        for module, start in ((sys.modules["ctk"], "ctk"), (slicer, "q")):
+            module.__getattr__ = _named_only(module.__name__, start)
         slicer.__path__.append(str(Path(real) / "slicer"))
         for name in ("i18n", "ScriptedLoadableModule", "parameterNodeWrapper"):
             setattr(slicer, name, importlib.import_module(f"slicer.{name}"))
@@ -154,6 +156,18 @@ def _add_submodules(slicer: Any) -> None:
     for module in (*scripted.modules(), parameters.module()):
         sys.modules[module.__name__] = module
         setattr(slicer, module.__name__.rpartition(".")[2], module)
+
+
+def _named_only(module: str, start: str) -> Callable[[str], type]:
+    """For the widgets that Slicer's own files name and we have no stand-in of: classes of that name alone."""
+    made: dict[str, type] = {}
+
+    def get(name: str) -> type:
+        if not name.startswith(start):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return made.setdefault(name, type(name, (), {}))
+
+    return get
 
 
 def add_module_path(folder: Path) -> None:

@@ -77,6 +77,8 @@ class _Wrapper:
                 raise TypeError(f"{name} must be a {kind.__name__}, got {value!r}")
             self.parameterNode.SetNodeReferenceID(name, None if value is None else value.GetID())
             return
+        if value is None:
+            raise ValueError(f"{name} must not be None")
         if (
             type(value) is not kind
             and not (kind is float and type(value) is int)
