@@ -217,7 +217,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 _QUICK_3D: dict[str, dict[str, Any]] = {
     "segmentation": {"channels": (8, 16, 32, 64, 128), "batch_size": 2},
-    "adaptation": {"randomised_steps": 600, "teacher_steps": 60, "batch_size": 2},
+    "adaptation": {"randomised_steps": 600, "teacher_steps": 200, "batch_size": 2},
     "registration": {"steps": 40, "batch_size": 2},
 }
 """What `quick` means for volumes, whose steps cost many times more."""

@@ -21,6 +21,7 @@ from SegGuidedMMRegLib.deformation import soft_dice, warp
 from SegGuidedMMRegLib.losses import segmentation_loss
 from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network
 from SegGuidedMMRegLib.training.adaptation.collapse import confidence, structure_sizes
+from SegGuidedMMRegLib.training.adaptation.position import position_prior, with_prior
 from SegGuidedMMRegLib.training.adaptation.task import (
     AdaptationTask,
     Snapshot,
@@ -124,6 +125,9 @@ class MeanTeacherStage(TrainableStage):
         sizes = by_first(lambda: structure_sizes(predict_labels(network, target_images), len(usual.median)))
         self._weights = rarity_weights(sizes).to(target_images.device)
         self._spatial = SpatialAugmentation(task.spacing)
+        generator = torch.Generator(target_images.device)
+        generator.manual_seed(seed_of(config.training.seed, "adaptation", "position"))
+        self._prior = position_prior(task.samples, len(usual.median), self._spatial, generator)
         self._noise = AppearanceMix(bias=0.2, noise=0.06, blur_voxels=1.0)
         rate = _TEACHER_RATE * config.adaptation.learning_rate
         _prepare(self, network, rate, task)
@@ -132,22 +136,24 @@ class MeanTeacherStage(TrainableStage):
         settings = self._config.adaptation
         images, labels = self._source.draw(settings.batch_size, run.generator)
         on_source = segmentation_loss(run.networks["network"](images), labels, self._config.segmentation.loss)
-        target, soft_labels = self._pseudo_labelled(run)
-        counts = self._counts(soft_labels)
+        target, soft_labels, counts = self._pseudo_labelled(run)
         logits = run.networks["network"](degrade(target, self._noise, run.generator))
         on_target = (counts * soft_label_loss(logits, soft_labels)).mean()
         run.update(on_source + on_target)
         return {"source": on_source, "target": on_target, "confident": counts.mean()}
 
-    def _pseudo_labelled(self, run: Run) -> tuple[Tensor, Tensor]:
-        """Target images [N, 1, *shape], moved, and the teacher's probabilities of them."""
+    def _pseudo_labelled(self, run: Run) -> tuple[Tensor, Tensor, Tensor]:
+        """Target images [N, 1, *shape], moved, the teacher's probabilities of them where structures can lie,
+        and which of them count, [N]."""
         teacher = run.averaged if run.averaged is not None else run.networks["network"]
         count, shape = self._config.adaptation.batch_size, tuple(self._target_images.shape[2:])
         rows = torch.multinomial(self._weights, count, replacement=True, generator=run.generator)
         displacement = self._spatial.displacement(count, shape, run.generator)
         images = warp(self._target_images[rows], displacement, padding="zeros")
+        prior = warp(self._prior.expand(count, *self._prior.shape), displacement)
         with torch.no_grad(), run.fabric.autocast():
-            return images, teacher(images).float().softmax(1)
+            found = teacher(images).float().softmax(1)
+        return images, with_prior(found, prior), self._counts(found)
 
     def _counts(self, probabilities: Tensor) -> Tensor:
         """1 for images [N] that the teacher is sure of and where nothing is missing, else 0."""
