@@ -127,7 +127,9 @@ class MeanTeacherStage(TrainableStage):
         self._spatial = SpatialAugmentation(task.spacing)
         generator = torch.Generator(target_images.device)
         generator.manual_seed(seed_of(config.training.seed, "adaptation", "position"))
-        self._prior = position_prior(task.samples, len(usual.median), self._spatial, generator)
+        self._prior: Tensor | None = None
+        if len(task.spacing) == 3:  # in 2D it cost Dice where neighbours look alike (docs/results.md, spine)
+            self._prior = position_prior(task.samples, len(usual.median), self._spatial, generator)
         self._noise = AppearanceMix(bias=0.2, noise=0.06, blur_voxels=1.0)
         rate = _TEACHER_RATE * config.adaptation.learning_rate
         _prepare(self, network, rate, task)
@@ -150,10 +152,12 @@ class MeanTeacherStage(TrainableStage):
         rows = torch.multinomial(self._weights, count, replacement=True, generator=run.generator)
         displacement = self._spatial.displacement(count, shape, run.generator)
         images = warp(self._target_images[rows], displacement, padding="zeros")
-        prior = warp(self._prior.expand(count, *self._prior.shape), displacement)
         with torch.no_grad(), run.fabric.autocast():
             found = teacher(images).float().softmax(1)
-        return images, with_prior(found, prior), self._counts(found)
+        counts = self._counts(found)
+        if self._prior is not None:
+            found = with_prior(found, warp(self._prior.expand(count, *self._prior.shape), displacement))
+        return images, found, counts
 
     def _counts(self, probabilities: Tensor) -> Tensor:
         """1 for images [N] that the teacher is sure of and where nothing is missing, else 0."""
