@@ -84,6 +84,8 @@ class Holder:
             is told apart; "" where that is not known.
         place: within what the number means one process: the boot of the machine and the container; "" where
             that is not known.
+        folder: number of the study's folder in the file system of that machine: a copy of a study that is
+            worked on is not worked on.
         token: of this holding.
     """
 
@@ -95,10 +97,11 @@ class Holder:
     pid: int
     began: str
     place: str
+    folder: str
     token: str
 
     @staticmethod
-    def this_process(kind: str) -> Holder:
+    def this_process(kind: str, folder: Path) -> Holder:
         """The process that runs this."""
         return Holder(
             kind=kind,
@@ -109,6 +112,7 @@ class Holder:
             pid=os.getpid(),
             began=_began(os.getpid()) or "",
             place=_place(),
+            folder=_number(folder),
             token=uuid.uuid4().hex,
         )
 
@@ -130,7 +134,8 @@ def working_on(folder: Path, kind: Kind) -> Iterator[None]:
     if int(os.environ.get("RANK") or 0) > 0:
         yield
         return
-    holder = Holder.this_process(kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = Holder.this_process(kind, folder)
     name = f"{kind}-{holder.token[:12]}.json" if kind in _SHARED else f"{kind}.json"
     path = folder / LOCKS / name
     _acquire(path, holder, folder)
@@ -251,9 +256,10 @@ def _clear_up(folder: Path, kind: Kind) -> None:
     """Remove what killed jobs of this kind left half written, and locks that nobody holds."""
     for place in _OWNED[kind]:
         for inner in (folder / place).glob("*"):
-            if inner.is_dir() and not inner.is_symlink():
-                remove_temporaries(inner, _OLD_S if inner.name == "cache" else 0)
+            if inner.is_dir() and not inner.is_symlink() and inner.name != "cache":
+                remove_temporaries(inner, older_than_s=0)
     remove_temporaries(folder, _OLD_S, deep=False)
+    remove_temporaries(folder / "models" / "cache", _OLD_S)
     for name in _OWN_FILES[kind]:
         for path in folder.glob(f".????????-{name}"):
             path.unlink(missing_ok=True)
@@ -279,7 +285,7 @@ def _is_alive(holder: Holder, path: Path) -> bool:
     if holder.host == socket.gethostname() and holder.place == _place() and holder.began:
         began = _began(holder.pid)
         if began != "":
-            return began == holder.began
+            return began == holder.began and _number(path.parent.parent) == holder.folder
     return _silence_s(path) < _SILENT_S
 
 
@@ -330,6 +336,15 @@ def _place() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
+
+
+def _number(folder: Path) -> str:
+    """Number of a folder on this machine, "" before it is made."""
+    try:
+        state = folder.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{state.st_dev}:{state.st_ino}"
 
 
 def _user() -> str:

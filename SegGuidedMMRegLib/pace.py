@@ -8,25 +8,27 @@ from contextlib import contextmanager
 
 
 class Pace:
-    """Knows when the next save is due, from what saving has cost.
+    """Knows when the next save is due, from what saving has cost so far.
 
-    The time between two saves is `seconds`, or longer if the last save took long: all saves together never
-    take more than `share` of the time.
+    Between two saves lie `seconds`, or more if saves are slow: all saves together take at most `share` of
+    the time, but for the first one, whose cost nobody knows, and for one that is slower than all before.
 
     Args:
         seconds: between two saves, at least.
-        share: largest share of the time, above 0 to 1.
+        share: largest share of the time; 1 sets no limit.
     """
 
     def __init__(self, seconds: float, share: float) -> None:
         self._seconds = seconds
         self._share = share
-        self._cost = 0.0
-        self._ended = time.monotonic()
+        self._began = self._ended = time.monotonic()
+        self._spent = self._slowest = 0.0
 
     def is_due(self) -> bool:
         """Whether it is time to save."""
-        return time.monotonic() - self._ended >= max(self._seconds, self._cost * (1 / self._share - 1))
+        now = time.monotonic()
+        affordable = self._spent + self._slowest <= self._share * (now - self._began)
+        return now - self._ended >= self._seconds and (affordable or self._share >= 1)
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -34,4 +36,5 @@ class Pace:
         start = time.monotonic()
         yield
         self._ended = time.monotonic()
-        self._cost = self._ended - start
+        self._spent += self._ended - start
+        self._slowest = max(self._slowest, self._ended - start)

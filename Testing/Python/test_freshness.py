@@ -233,6 +233,23 @@ def test_asking_for_every_case_of_5000_takes_no_time(large: Study) -> None:
     assert cpu_seconds(ask) < 2.0
 
 
+def test_5000_files_that_have_not_changed_are_known_in_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{n}.nrrd" for n in range(5000)]
+    for path in paths:
+        path.write_bytes(b"voxels")
+        os.utime(path, (time.time() - 60,) * 2)
+    now = time.time_ns()
+    monkeypatch.setattr(digests_module.time, "time_ns", lambda: now + 10**11)
+    first = FileDigests(tmp_path, tmp_path / "kept.json")
+    expected = first.of_all(paths)
+    first.save()
+    monkeypatch.setattr(digests_module, "_content", lambda _: pytest.fail("it was read"))
+    assert cpu_seconds(lambda: FileDigests(tmp_path, tmp_path / "kept.json").of_all(paths)) < 1.0
+    assert FileDigests(tmp_path, tmp_path / "kept.json").of_all(paths) == expected
+
+
 def test_the_record_says_what_made_it(trained: Study) -> None:
     for stage in TRAINED_STAGES:
         record = json.loads((trained.stage_folder(stage) / "stage.json").read_text())

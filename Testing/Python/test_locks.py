@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,6 +95,14 @@ def test_another_machine_holds_it_as_long_as_it_gives_signs_of_life(
     assert holders(tmp_path) == []
     with working_on(tmp_path, "train"):
         pass
+
+
+def test_a_copy_of_a_study_that_is_worked_on_is_free(tmp_path: Path) -> None:
+    with working_on(tmp_path / "study", "train"):
+        shutil.copytree(tmp_path / "study", tmp_path / "copy")
+        assert holders(tmp_path / "copy") == []
+        with working_on(tmp_path / "copy", "train"):
+            assert len(holders(tmp_path / "study")) == len(holders(tmp_path / "copy")) == 1
 
 
 def test_a_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.events import RecordingReporter, Reporter
+from SegGuidedMMRegLib.training.checkpoints import Checkpoints
 from SegGuidedMMRegLib.training.journal import TrainingError
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle
 
@@ -156,6 +158,34 @@ def test_progress_is_reported_seldom_and_ends_complete(tmp_path: Path) -> None:
     steps = [event.data["step"] for event in reporter.events if event.kind == "progress"]
     assert steps[-1] == 40
     assert len(steps) < 10
+
+
+def test_checkpoints_take_two_per_cent_of_the_time_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured; what one costs is known only when it is written, so one may be too much."""
+    costs: list[float] = []
+    write = Checkpoints.write
+
+    def measured(self: Checkpoints, record: dict) -> None:
+        start = time.monotonic()
+        write(self, record)
+        costs.append(time.monotonic() - start)
+
+    class Slow(Line):
+        def training_step(self, run: Run) -> dict[str, Tensor]:
+            time.sleep(0.01)
+            return super().training_step(run)
+
+    monkeypatch.setattr(Checkpoints, "write", measured)
+    config = TrainingConfig(device="cpu", checkpoint_seconds=1e-6)
+    start = time.monotonic()
+    fit(Slow(), name="line", steps=200, folder=tmp_path, config=config, reporter=Reporter())
+    seconds = time.monotonic() - start
+    rolling = costs[:-1]  # the last one only says that the run is finished
+    assert len(rolling) > 1
+    assert sum(rolling) <= 0.02 * seconds + max(rolling)
+    assert [p.name for p in tmp_path.glob("*.pt")] == ["checkpoint.pt"]
 
 
 def test_one_cycle_rises_to_one_and_falls_to_zero() -> None:

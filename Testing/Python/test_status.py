@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 from test_freshness import change_voxel
-from test_kills import SMALLEST
+from test_kills import SMALLEST, context
 from trained_study import SOURCE, TARGET, Listener, copy_of, make_study, tiny_config
 
 from SegGuidedMMRegLib import cli
@@ -19,12 +22,13 @@ from SegGuidedMMRegLib.evaluation import evaluate
 from SegGuidedMMRegLib.events import Event, Reporter
 from SegGuidedMMRegLib.jobs import Output, register_study, segment_study
 from SegGuidedMMRegLib.jobs.cohort import Run
-from SegGuidedMMRegLib.locks import working_on
+from SegGuidedMMRegLib.locks import LOCKS, working_on
 from SegGuidedMMRegLib.pipeline import train
 from SegGuidedMMRegLib.report import write_report
 from SegGuidedMMRegLib.status import status_of
 from SegGuidedMMRegLib.study import Study
 
+FORMATS = Output(formats=(".nrrd", ".nii.gz", ".tfm", ".mha"))
 SETTINGS = {**SMALLEST, "registration": {"steps": 2, "batch_size": 1, "refinement_steps": 3}}
 VOLATILE = {"log.txt", "metrics.jsonl", "digests.json", "report.html", "evaluation.csv", "import.csv"}
 TIMES = re.compile(r'"(seconds|finished|median_seconds|registrations)": [^,\n}]+')
@@ -35,7 +39,7 @@ STATED = {"version", "git", "settings", "seed", "torch"}
 def do_everything(study: Study) -> None:
     train(study)
     segment_study(study)
-    register_study(study, output=Output(formats=(".nrrd", ".nii.gz", ".tfm", ".mha")), run=Run(workers=1))
+    register_study(study, output=FORMATS, run=Run(workers=1))
     write_report(study, Reporter(), evaluate(study, Reporter()))
 
 
@@ -43,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """All files but those with dates in every line; seconds and dates are taken out of JSON files."""
     found = {}
     for path in folder.rglob("*"):
-        if not path.is_file() or path.name in VOLATILE or path.parent.name == "registrations":
+        if not path.is_file() or path.name in VOLATILE or path.parent.name in ("registrations", LOCKS):
             continue
         content = path.read_bytes()
         if path.suffix == ".json":
@@ -101,6 +105,40 @@ def test_every_result_says_what_made_it(done: Study) -> None:
     page = (done.folder / "report.html").read_text(encoding="utf-8")
     assert records[0]["settings"] in page
     assert records[0]["torch"] in page
+
+
+def segment_and_register(folder: Path, write: int) -> None:
+    """Do both, and be killed just before file number `write` gets its name (0: not at all)."""
+    put, writes = Path.replace, 0
+
+    def counting(self: Path, target: Path) -> Path:
+        nonlocal writes
+        writes += 1
+        if writes == write:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put(self, target)
+
+    Path.replace = counting
+    study = Study.open(folder)
+    segment_study(study)
+    register_study(study, output=FORMATS, run=Run(workers=1))
+
+
+def test_segmenting_and_registering_that_are_killed_go_on_and_end_with_the_same_files(
+    done: Study, copied: Study
+) -> None:
+    for name in ("predictions", "predictions_without_adaptation", "registrations"):
+        shutil.rmtree(copied.folder / name)
+    shutil.rmtree(copied.folder / "models" / "cache" / "probabilities")
+    for write in (9, 40, 30, 0):
+        process = context.Process(target=segment_and_register, args=(copied.folder, write))
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if write else 0)
+    first, second = contents(done.folder), contents(copied.folder)
+    assert [name for name in first if first[name] != second.get(name)] == []
+    more = [Path(name) for name in second.keys() - first.keys()]  # others may be writing to a cache
+    assert [p for p in more if not (p.name.startswith(".") and p.parts[1] == "cache")] == []
 
 
 # -- status ---------------------------------------------------------------------------------------------
