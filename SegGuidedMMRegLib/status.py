@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,6 +24,12 @@ from SegGuidedMMRegLib.provenance import StageRecord, differences
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.training import prealign
 
+_MADE_FROM = {
+    "segmentations": ("segmentation", "adaptation"),
+    "registrations": ("segmentation", "adaptation", "registration"),
+    "evaluation": ("segmentations", "registrations"),
+    "report": ("evaluation",),
+}
 _PAGE_DIGEST = re.compile(r'<meta name="segmmreg-made-from" content="([0-9a-f]+)">')
 _HEAD_CHARACTERS = 4096
 
@@ -71,6 +77,7 @@ def status_of(study: Study) -> Status:
     found = _stages(study, digests)
     if found[0].state == "up to date":
         found += [_predictions(study, digests), _registrations(study), *_pages(study, digests)]
+        found = _with_waiting(found)
     at_work = holders(study.folder)
     if any(holder.kind == "train" for holder in at_work):
         found = [replace(f, state="running", why="") if f.state == "cut off" else f for f in found]
@@ -105,6 +112,16 @@ def _after_prealign(study: Study, stage: str) -> Found:
     if record is None:
         return Found(stage, "missing", "after prealign")
     return Found(stage, "waits", "prealign may change", dict(record.about))
+
+
+def _with_waiting(found: Sequence[Found]) -> list[Found]:
+    """What is up to date by itself waits for what it is made from, where that is not."""
+    known: dict[str, Found] = {}
+    for f in found:
+        before = [name for name in _MADE_FROM.get(f.name, ()) if known[name].state != "up to date"]
+        waits = f.state == "up to date" and before
+        known[f.name] = replace(f, state="waits", why=f"{' and '.join(before)} may change") if waits else f
+    return list(known.values())
 
 
 # -- results --------------------------------------------------------------------------------------------
@@ -164,8 +181,6 @@ def _pages(study: Study, digests: FileDigests) -> list[Found]:
         made_from = _PAGE_DIGEST.search(file.read(_HEAD_CHARACTERS))
     if made_from is None or made_from[1] != freshness.page():
         return [first, Found("report", "out of date", "evaluation or stages changed", _dated(page))]
-    if first.state != "up to date":
-        return [first, Found("report", "waits", "evaluation may change", _dated(page))]
     return [first, Found("report", "up to date", "", _dated(page))]
 
 
