@@ -23,7 +23,7 @@ from typing import Any
 from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.events import ErrorCode, Event, JsonLinesReporter, Reporter
 from SegGuidedMMRegLib.failures import failure_of
-from SegGuidedMMRegLib.interruption import Terminated
+from SegGuidedMMRegLib.interruption import Terminated, end
 from SegGuidedMMRegLib.out_of_memory import OutOfMemoryError
 
 _COMMAND = ("-m", "SegGuidedMMRegLib.launch")
@@ -181,4 +181,4 @@ def _end_with(starter: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))  # the threads of torch.distributed can crash Python's own way to end

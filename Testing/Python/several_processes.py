@@ -15,6 +15,7 @@ from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.config import TrainingConfig, config_from_dict
 from SegGuidedMMRegLib.deformation import soft_dice
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.interruption import end
 from SegGuidedMMRegLib.losses import segmentation_loss
 from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit
@@ -121,4 +122,4 @@ def main(task: str, *arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    end(main(*sys.argv[1:]))
