@@ -49,6 +49,7 @@ LOCKS = ".locks"
 _SHARED = ("register",)
 _BEAT_S = 10.0
 _SILENT_S = 120.0
+_GUARD_S = 0.02
 _OLD_S = 3600.0
 _OWNED: dict[str, tuple[str, ...]] = {
     "cases": ("images", "labels", "landmarks"),
@@ -180,7 +181,7 @@ def _acquire(path: Path, holder: Holder, folder: Path) -> None:
                 raise BusyError(f"{path} has just been made by somebody else: try again in a moment.")
             if other is not None and _is_alive(other, path):
                 raise BusyError(_busy(folder, path, other))
-            _take_away(path, other)
+            _take_away(path)
     finally:
         ours.unlink(missing_ok=True)
 
@@ -205,16 +206,25 @@ def _put(ours: Path, path: Path) -> bool:
     return True
 
 
-def _take_away(path: Path, stale: Holder | None) -> None:
-    """Remove a stale lock, but not one that somebody else has just put in its place."""
-    grave = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+def _take_away(path: Path) -> None:
+    """Remove a lock that is stale, unless another process is just looking at it for the same reason.
+
+    One at a time, by a guard beside it: who has found a lock stale, and removes it later, could else remove
+    the one that another has put in its place meanwhile. A guard that a crash left is removed when it is old.
+    """
+    guard = path.with_name(f"{path.name}.guard")
     try:
-        path.rename(grave)
-    except FileNotFoundError:
+        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        if _silence_s(guard) >= _SILENT_S:
+            guard.unlink(missing_ok=True)
+        time.sleep(_GUARD_S)
         return
-    if _read(grave) != stale:
-        _put(grave, path)
-    grave.unlink(missing_ok=True)
+    try:
+        if _is_stale(path):
+            path.unlink(missing_ok=True)
+    finally:
+        guard.unlink(missing_ok=True)
 
 
 class _Heartbeat(threading.Thread):
@@ -264,9 +274,8 @@ def _clear_up(folder: Path, kind: Kind) -> None:
         for path in folder.glob(f".????????-{name}"):
             path.unlink(missing_ok=True)
     for path in (folder / LOCKS).glob("*.json"):
-        holder = _read(path)
-        if holder is not None and not _is_alive(holder, path):
-            _take_away(path, holder)
+        if _is_stale(path):
+            _take_away(path)
 
 
 # -- is it alive? ---------------------------------------------------------------------------------------
@@ -287,6 +296,12 @@ def _is_alive(holder: Holder, path: Path) -> bool:
         if began != "":
             return began == holder.began and _number(path.parent.parent) == holder.folder
     return _silence_s(path) < _SILENT_S
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether nobody holds this lock any more; a damaged one is held until it is old."""
+    holder = _read(path)
+    return _silence_s(path) >= _SILENT_S if holder is None else not _is_alive(holder, path)
 
 
 def _silence_s(path: Path) -> float:
