@@ -31,6 +31,8 @@ _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 10
 _KILLED = -9
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+"""That torch's launcher answers."""
 
 
 class ProcessError(RuntimeError):
@@ -87,7 +89,7 @@ def train_on(devices: int, study: Path, stages: Sequence[str], reporter: Reporte
         )
         command = (*_COMMAND, str(os.getpid()), str(study), str(events), *stages)
         try:
-            with _followed(events, reporter):
+            with _followed(events, reporter), _signals_restored():
                 elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as failed:
             raise _cause(failed.failures) from None
@@ -110,6 +112,21 @@ def _cause(failures: dict[int, Any]) -> Exception:
     said = min((f.error_file_data["segmmreg"] for f in told.values()), key=lambda s: s["at"])
     message = f"{said['message']} (process {said['rank']} of {said['of']})"
     return ProcessError(message, ErrorCode(said["code"]), said["exit_code"], said["remedy"])
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Take back what torch's launcher sets: its answer to Ctrl-C would outlive the training."""
+    if threading.current_thread() is not threading.main_thread():  # there it sets nothing
+        yield
+        return
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
 
 
 @contextmanager

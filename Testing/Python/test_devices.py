@@ -82,8 +82,10 @@ def test_an_error_in_one_process_ends_all_with_its_code_and_remedy(
     study = make_study(tmp_path, config=tiny_config(training={"device": "cpu", "devices": 2}))
     monkeypatch.setattr(launch, "_COMMAND", (str(SCRIPT), "fail"))
     start = time.monotonic()
+    answers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", str(study.folder), "--events"])
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == answers
     assert ended.value.code == 3
     assert time.monotonic() - start < 60
     printed = capfd.readouterr()
