@@ -43,6 +43,7 @@ class PairNodes:
         contours: the moving structures, warped, over the fixed image.
         status: ok or failed.
         reasons: why it failed.
+        folder: where its files lie.
     """
 
     forward: Any
@@ -51,6 +52,7 @@ class PairNodes:
     contours: Any
     status: str
     reasons: tuple[str, ...]
+    folder: Path
 
 
 class SceneBridge:
@@ -98,7 +100,9 @@ class SceneBridge:
         return next((case for case in self.study.cases if case.key == tag.subject), None)
 
     def show_labels(self, case: Case, *, predicted: bool = False) -> Any:
-        """The hand segmentation of a case, or the predicted one, as a segmentation node.
+        """The hand segmentation of a case, or the predicted one, as a segmentation node, as its file has it.
+
+        What was drawn in the node since `save_labels` is lost.
 
         Raises:
             BridgeError: if there is none yet.
@@ -120,13 +124,24 @@ class SceneBridge:
         )
 
     def new_labels(self, case: Case, terms: Mapping[str, str] | None = None) -> Any:
-        """An empty segmentation with the structures of the study, on the image of the case, to draw in."""
+        """A segmentation to draw in: empty, with the structures of the study, on the image of the case.
+
+        One that is in the scene already is kept, with what was drawn.
+
+        Raises:
+            BridgeError: if the case has a segmentation in the study.
+        """
+        tag = self._tag("labels", case)
+        if (path := self.label_path(case)).is_file():
+            raise BridgeError(f"The case {case.key} has a segmentation already ({path}); show that one.")
+        if (found := NodeTags.find_node(self.scene, SegmentationNodes.SEGMENTATION, tag)) is not None:
+            return found
         grid = VolumeNodes.read_own_grid(self.show_case(case))
         return SegmentationNodes.show_labels(
             self.scene,
             SegmentationNodes.nothing_on(grid),
             self.study.structures,
-            self._tag("labels", case),
+            tag,
             f"{_title(case)} labels",
             terms=terms,
             volume=self._volume_of(case),
@@ -200,7 +215,13 @@ class SceneBridge:
 
     # -- pairs ------------------------------------------------------------------------------------------
     def show_pair(
-        self, pair: PairResult, *, subject: str | None = None, fixed: Any = None, moving: Any = None
+        self,
+        pair: PairResult,
+        *,
+        subject: str | None = None,
+        fixed: Any = None,
+        moving: Any = None,
+        world: WorldImage | None = None,
     ) -> PairNodes:
         """The result of a registration as nodes, which remember their volumes, status and report.
 
@@ -208,6 +229,7 @@ class SceneBridge:
             pair: as `read_pair` found it.
             subject: `moving--fixed`, by which the nodes are found again; the name of the folder without it.
             fixed, moving: volume nodes of the scene. With `moving` the warped image is shown.
+            world: what was registered, where `moving` has changed since.
         """
         subject = pair.folder.name if subject is None else subject
         title = subject.replace("--", " to ")
@@ -225,7 +247,7 @@ class SceneBridge:
         )
         shown = contours = None
         if forward is not None and moving is not None:
-            world = VolumeNodes.read_volume(moving)
+            world = VolumeNodes.read_volume(moving) if world is None else world
             tag = self._pair_tag("shown", subject)
             shown = TransformNodes.show_through(
                 self.scene, moving, tag, f"{title} warped", world=world, transform=forward
@@ -238,7 +260,7 @@ class SceneBridge:
         for node in (forward, inverse):
             if node is not None:
                 _describe(node, pair)
-        return PairNodes(forward, inverse, shown, contours, pair.status, pair.reasons)
+        return PairNodes(forward, inverse, shown, contours, pair.status, pair.reasons, pair.folder)
 
     def show_volume_change(self, pair: PairResult, subject: str | None = None) -> Any:
         """The map of the Jacobian determinant of a pair, folds marked, on the grid of its field."""

@@ -62,6 +62,13 @@ def content_of(node: Any) -> str:
     return digest.hexdigest()
 
 
+def state_of(node: Any) -> str:
+    """Changes when values or place of a volume node change, its parent transforms included."""
+    parent = node.GetParentTransformNode()
+    above = "" if parent is None else f"{parent.GetID()} {parent.GetTransformToWorldMTime()}"
+    return f"{content_of(node)} {above}"
+
+
 def read_volume(node: Any) -> WorldImage:
     """The volume as it lies in the world, with all its parent transforms; the node is not changed.
 

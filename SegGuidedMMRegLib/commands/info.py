@@ -70,6 +70,7 @@ def _machine(reporter: Reporter) -> Done:
 
 def _study(reporter: Reporter, folder: Path) -> Done:
     from SegGuidedMMRegLib.study import Study
+    from SegGuidedMMRegLib.study_record import to_record
 
     study = Study.open(folder)
     for line in _study_lines(study):
@@ -78,7 +79,8 @@ def _study(reporter: Reporter, folder: Path) -> Done:
     about = {"name": study.name, "dimension": study.dimension, "preset": study.config.preset}
     structures = [asdict(structure) for structure in study.structures]
     modalities = {"source": study.source, "target": study.target}
-    return Done({"study": folder, **about, **modalities, "structures": structures, "cases": cases})
+    found = {"study": folder, **about, **modalities, "structures": structures, "cases": cases}
+    return Done({**found, "record": to_record(study)})
 
 
 def _study_lines(study: Study) -> list[str]:

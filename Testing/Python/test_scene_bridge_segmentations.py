@@ -114,6 +114,7 @@ def test_segments_come_back_as_the_file_they_were(scene, tmp_path, name):
 
 def test_terminology_survives_study_and_scene(scene, bridge):
     case = bridge.study.cases[0]
+    bridge.label_path(case).unlink()
     node = bridge.new_labels(case, terms={"femur": ENTRY})
     bridge.save_labels(node, case)
     theirs = read_by_slicer(scene, bridge.label_path(case)).GetSegmentation()
@@ -128,6 +129,9 @@ def test_terminology_survives_study_and_scene(scene, bridge):
 
 def test_a_new_segmentation_waits_for_drawing_on_the_grid_of_its_image(scene, bridge):
     case = replace(bridge.study.cases[1], label=None, label_use=None)
+    with pytest.raises(BridgeError, match="target/b has a segmentation already"):
+        bridge.new_labels(case)
+    bridge.label_path(case).unlink()
     node = bridge.new_labels(case)
     volume = bridge.show_case(case)
     assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume
@@ -140,6 +144,8 @@ def test_a_new_segmentation_waits_for_drawing_on_the_grid_of_its_image(scene, br
     assert not read_labels(bridge.label_path(case)).array.any()
     drawn = Image(some_labels(GRIDS["left-handed"]).array, GRIDS["left-handed"])
     show_labels(scene, drawn, STRUCTURES, Tag("labels", str(bridge.study.folder.resolve()), case.key), "x")
+    bridge.label_path(case).unlink()
+    assert bridge.new_labels(case) is node
     bridge.save_labels(node, case)
     np.testing.assert_array_equal(read_labels(bridge.label_path(case)).array, drawn.array)
     assert bridge.show_labels(case) is node

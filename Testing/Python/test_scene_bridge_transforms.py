@@ -415,7 +415,7 @@ def test_the_bridge_needs_neither_torch_nor_monai_nor_what_slicer_does_not_bring
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
         f"sys.path[:0] = {[p for p in sys.path if p]!r}\n"
-        "import SegGuidedMMRegGui.SceneBridge\n"
+        "import SegGuidedMMRegGui.PairRegistration, SegGuidedMMRegGui.StudyRecord\n"
         "import scene_study, pathlib\n"
         "from SegGuidedMMRegGui.SceneBridge import SceneBridge\n"
         f"study = scene_study.make_study(pathlib.Path({str(tmp_path)!r}))\n"
