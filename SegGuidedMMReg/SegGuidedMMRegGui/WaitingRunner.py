@@ -31,7 +31,7 @@ class WaitingRunner:
         Raises:
             RuntimeError: if there is no Python to run it.
         """
-        job = self._runner.start(arguments, listener or JobListener(), self._python)
+        job = self._runner.start(arguments[0], arguments, listener or JobListener(), self._python)
         try:
             while job.is_running:
                 slicer.app.processEvents()
