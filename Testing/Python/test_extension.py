@@ -54,3 +54,14 @@ def test_the_catalogue_entry_agrees_with_the_project():
     assert entry["build_dependencies"] == metadata()["DEPENDS"].split()
     assert entry["scm_url"] == metadata()["HOMEPAGE"] + ".git"
     assert (ROOT / "LICENSE").is_file()
+
+
+def test_no_file_holds_the_marks_of_an_unfinished_merge() -> None:
+    marks = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
+    folders = (ROOT / name for name in ("docs", "SegGuidedMMReg", "SegGuidedMMRegLib", "Testing"))
+    files = [*ROOT.glob("*.*"), *(path for folder in folders for path in folder.rglob("*.*"))]
+    texts = [
+        path for path in files if path.suffix in (".py", ".md", ".txt", ".toml", ".json", ".ui", ".html")
+    ]
+    assert ROOT / "README.md" in texts
+    assert [str(path) for path in texts if marks.search(path.read_bytes())] == []
