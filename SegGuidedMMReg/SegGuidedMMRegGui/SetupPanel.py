@@ -49,6 +49,7 @@ class SetupPanel:
         self._packages: tuple[Package, ...] = ()
         self._facts: dict[str, str] = {}
         self._look: Job | None = None
+        self._asked: JobPython | None = None
         ui = self._ui
         ui.otherPythonPath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Executable
         connect(ui.installButton, "clicked(bool)", self.onInstall)
@@ -59,13 +60,13 @@ class SetupPanel:
 
     def refresh(self) -> None:
         """Look again, with the Python that is chosen now."""
+        self._forget()
         try:
             python = chosen_python()
         except RuntimeError as error:
             self._show_message(str(error))
             return
         self._show_choice(python)
-        self._facts, self.device = {}, ""
         if python.is_slicers:
             self._show(packages_here(self._wanted))
         else:
@@ -92,6 +93,7 @@ class SetupPanel:
         if not Path(path).is_file():
             self._show_message(_("{path} is no file: choose the program python itself.").format(path=path))
             return
+        self._forget()
         self._show(())
         self._ask(JobPython(path, False))
 
@@ -121,14 +123,23 @@ class SetupPanel:
         return "\n".join([self._ui.summaryLabel.text, self._ui.messageLabel.text, *rows, *facts, *job])
 
     # -- what a look found ------------------------------------------------------------------------------
+    def _forget(self) -> None:
+        """What an earlier look has found, or finds from now on, is not about what is looked at next."""
+        if self._look is not None:
+            self._look.cancel()
+        self._facts, self.device, self._asked = {}, "", None
+
     def _ask(self, python: JobPython) -> None:
         """Let the chosen Python tell what it has: it loads torch, so it does it in a process of its own."""
         self._show_progress(_("Looking at the packages and devices of {path} …").format(path=python.path))
+        self._asked = python
         listener = JobListener(result=self._told(python), finished=lambda end: self._looked(end, python))
         self._look = self._runner.start(_("Looking at this machine"), ("info",), listener, python)
 
     def _told(self, python: JobPython) -> Callable[[Data], None]:
         def told(data: Data) -> None:
+            if python is not self._asked:
+                return
             self._facts = {fact["name"]: str(fact["value"]) for fact in data.get("facts", ())}
             if not python.is_slicers:
                 self._show(packages_told(self._wanted, self._facts))
@@ -136,7 +147,7 @@ class SetupPanel:
         return told
 
     def _looked(self, end: JobEnd, python: JobPython) -> None:
-        if end.cancelled:
+        if end.cancelled or python is not self._asked:
             return
         if not self._facts:
             self._show(() if not python.is_slicers else self._packages)
