@@ -1,6 +1,6 @@
 """Thousands of pairs of small phantom knees: is memory flat, and how fast does it go?
 
-    python Testing/Benchmarks/soak.py --out /tmp/soak
+    python Testing/Benchmarks/soak.py --out soak
 
 draws a hundred images of each of two modalities, trains networks for a moment, and registers all of one to
 all of the other: 10 000 pairs in two processes. Then it looks again what is finished, evaluates, and writes
