@@ -152,6 +152,36 @@ class SegGuidedMMRegLogic(ScriptedLoadableModuleLogic):
             self.runner.adopt(_("Training {name}").format(name=name), job)
         return job
 
+    def open_study(self, folder):
+        """A trained study for scripts: shows its cases, registers volumes of the scene (`ScriptedStudy`).
+
+        Raises:
+            StudyError: if there is no study in the folder, or it cannot be read; saying why.
+        """
+        from SegGuidedMMRegGui.Scripting import ScriptedStudy
+        from SegGuidedMMRegGui.WaitingRunner import WaitingRunner
+
+        return ScriptedStudy(folder, slicer.mrmlScene, WaitingRunner(runner=self.runner))
+
+    def register(self, fixed, moving, study, out=None):
+        """Register the volume `moving` to `fixed` with the trained study in the folder `study`.
+
+        Nothing is asked and no window opens; docs/slicer-scripting.md has examples.
+
+        Args:
+            fixed, moving: volume nodes, or a `Side` each, where more is known than the image.
+            study: folder of the study.
+            out: folder for the files, where they shall be kept; those of two cases go into the study.
+
+        Returns:
+            The nodes (`PairNodes`): forward, inverse, shown, contours, with status and reasons.
+
+        Raises:
+            StudyError, BridgeError, RegistrationError: saying what is wrong, and the remedy.
+        """
+        with self.open_study(study) as opened:
+            return opened.register(fixed, moving, out=out)
+
     def cleanup(self):
         """End the jobs that end with Slicer."""
         self.runner.cleanup()

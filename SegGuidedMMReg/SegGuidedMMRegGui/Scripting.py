@@ -10,7 +10,7 @@ import slicer
 from SegGuidedMMRegGui.JobEvents import JobListener
 from SegGuidedMMRegGui.PairRegistration import PairRegistration, Runner
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
-from SegGuidedMMRegGui.StudyRecord import study_of_record
+from SegGuidedMMRegGui.StudyRecord import study_as_told
 from SegGuidedMMRegGui.WaitingRunner import WaitingRunner
 from SegGuidedMMRegLib.study import Study, StudyError
 
@@ -65,6 +65,6 @@ def open_study(folder: Path | str, runner: Runner) -> Study:
         StudyError: if there is none, or it cannot be read; with the child's message.
     """
     end = runner.run(("info", str(folder)))
-    if end.result is None or "record" not in end.result:
+    if end.result is None:
         raise StudyError(end.message or f"{folder}: the study could not be read ({end.exit_code}).")
-    return study_of_record(folder, end.result["record"])
+    return study_as_told(folder, end.result)

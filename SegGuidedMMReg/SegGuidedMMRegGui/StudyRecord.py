@@ -7,19 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.study import Study, StudyError
+from SegGuidedMMRegLib.study_file import FORMAT
 from SegGuidedMMRegLib.study_record import parts_from_record
 
+_NOT_IN_THE_FILE = "predicted"
 
-def study_of_record(folder: Path | str, record: Mapping[str, Any]) -> Study:
-    """The study in `folder` from the `record` in the result of `segmmreg info STUDY --events`.
+
+def study_as_told(folder: Path | str, told: Mapping[str, Any]) -> Study:
+    """The study in `folder` from the result of `segmmreg info STUDY --events`.
 
     Its settings (`config`) are None: they are the child process' affair.
 
     Raises:
-        StudyError: if the record is none of a study.
+        StudyError: if that tells of no study.
     """
     folder = Path(folder)
     try:
-        return Study(folder, config=None, **parts_from_record(dict(record)))  # type: ignore[arg-type]
+        record = {name: told[name] for name in ("name", "dimension", "structures", "grid")}
+        cases = [{k: v for k, v in case.items() if k != _NOT_IN_THE_FILE} for case in told["cases"]]
+        modalities = {"source": told["source"], "target": told["target"]}
+        parts = parts_from_record({"format": FORMAT, **record, "modalities": modalities, "cases": cases})
+        return Study(folder, config=None, **parts)  # type: ignore[arg-type]
+    except KeyError as error:
+        raise StudyError(f"{folder}: the child process did not tell {error} of the study.") from None
     except StudyError as error:
         raise StudyError(f"{folder}: {error}") from None

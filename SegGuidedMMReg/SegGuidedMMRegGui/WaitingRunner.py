@@ -19,11 +19,12 @@ class WaitingRunner:
 
     Args:
         python: runs the jobs; the one that the user has chosen in the set-up card without it.
+        runner: starts them, and shows them in the module's strip; one of its own without it.
     """
 
-    def __init__(self, python: JobPython | None = None) -> None:
+    def __init__(self, python: JobPython | None = None, runner: JobRunner | None = None) -> None:
         self._python = python
-        self._runner = JobRunner()
+        self._runner = JobRunner() if runner is None else runner
 
     def run(self, arguments: Sequence[str], listener: JobListener | None = None) -> JobEnd:
         """Run `segmmreg ARGUMENTS`; Ctrl-C in the script ends the job with all its processes.

@@ -77,10 +77,9 @@ def _study(reporter: Reporter, folder: Path) -> Done:
         reporter.log(line)
     cases = [{**asdict(case), "predicted": study.prediction_path(case).is_file()} for case in study.cases]
     about = {"name": study.name, "dimension": study.dimension, "preset": study.config.preset}
-    structures = [asdict(structure) for structure in study.structures]
     modalities = {"source": study.source, "target": study.target}
-    found = {"study": folder, **about, **modalities, "structures": structures, "cases": cases}
-    return Done({**found, "record": to_record(study)})
+    parts = {name: to_record(study)[name] for name in ("structures", "grid")}
+    return Done({"study": folder, **about, **modalities, **parts, "cases": cases})
 
 
 def _study_lines(study: Study) -> list[str]:

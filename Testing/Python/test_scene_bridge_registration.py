@@ -36,7 +36,7 @@ from SegGuidedMMRegGui.PairRegistration import PairRegistration, RegistrationErr
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
 from SegGuidedMMRegGui.Scripting import ScriptedStudy
 from SegGuidedMMRegGui.SegmentationNodes import show_labels
-from SegGuidedMMRegGui.StudyRecord import study_of_record
+from SegGuidedMMRegGui.StudyRecord import study_as_told
 from SegGuidedMMRegLib.images import read_image, read_labels, write_labels
 from SegGuidedMMRegLib.points import read_points
 from SegGuidedMMRegLib.study_file import StudyError
@@ -296,12 +296,21 @@ def test_a_volume_moved_during_the_job_is_shown_as_it_was_registered(scene, stud
 
 
 def test_a_study_is_known_from_what_the_child_tells_of_it(study):
-    record = json.loads(json.dumps(to_record(study)))
-    again = study_of_record(study.folder, record)
+    told = as_told(study)
+    again = study_as_told(study.folder, told)
     assert (again.cases, again.structures, again.folder) == (study.cases, study.structures, study.folder)
-    record["structures"] = []
     with pytest.raises(StudyError, match="needs at least one structure"):
-        study_of_record(study.folder, record)
+        study_as_told(study.folder, {**told, "structures": []})
+    del told["cases"]
+    with pytest.raises(StudyError, match="did not tell 'cases'"):
+        study_as_told(study.folder, told)
+
+
+def as_told(study) -> dict:
+    """What `segmmreg info STUDY --events` ends with (the true one is in the test of the page)."""
+    record = json.loads(json.dumps(to_record(study)))
+    cases = [{**case, "predicted": False} for case in record["cases"]]
+    return {"command": "info", "exit_code": 0, **record, **record["modalities"], "cases": cases}
 
 
 def test_a_study_is_opened_by_the_childs_word_or_its_message_is_raised(scene, study):
@@ -314,8 +323,7 @@ def test_a_study_is_opened_by_the_childs_word_or_its_message_is_raised(scene, st
             assert arguments == ("info", str(study.folder))
             return self.end
 
-    record = json.loads(json.dumps(to_record(study)))
-    with ScriptedStudy(study.folder, scene, Telling(JobEnd(0, False, {"record": record}))) as opened:
+    with ScriptedStudy(study.folder, scene, Telling(JobEnd(0, False, as_told(study)))) as opened:
         node = opened.bridge.show_case(opened.study.case("a"))
     assert node.GetName() == "a (source)"
     with pytest.raises(StudyError, match="is not a study"):
@@ -344,13 +352,15 @@ def as_in_slicer(finished, tmp_path):
 
 @pytest.mark.xdist_group("trained")
 def test_the_scripts_of_the_page_run(as_in_slicer, tmp_path):
-    folder, scene, (cases, volumes_of_scene, labels) = as_in_slicer
+    folder, scene, (cases, one_line, volumes_of_scene, labels) = as_in_slicer
     folder.rename(tmp_path / "knees")
     names: dict = {}
     exec(cases, names)
     nodes = names["nodes"]
     assert nodes.status == "ok", nodes.reasons
     assert nodes.forward.GetNodeReference(nodes.forward.GetFixedNodeReferenceRole()) is names["fixed"]
+    exec(one_line, names)
+    assert (names["nodes"].status, names["nodes"].forward) == ("ok", nodes.forward)
     bridge = names["show"]
     truth = sitk.ReadImage(str(bridge.label_path(names["radiograph"])))
     assert overlap(bridge, nodes, names["radiograph"], truth, tmp_path) > 0.6
