@@ -50,13 +50,13 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
-        self.parameters = None
+        self.panels = {}
 
     def setup(self):
         from SegGuidedMMRegGui.JobStrip import JobStrip
         from SegGuidedMMRegGui.SetupPanel import SetupPanel
         from SegGuidedMMRegGui.StudyPanel import StudyPanel
-        from SegGuidedMMRegGui.Widgets import load_ui
+        from SegGuidedMMRegGui.Widgets import connect, load_ui
 
         super().setup()
         self.logic = SegGuidedMMRegLogic()
@@ -66,16 +66,44 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.strip = JobStrip()
         self.logic.runner.watchers.append(self.strip.watch)
         self.setupPanel = SetupPanel(self.logic.runner, self.onSetupChanged)
-        self.studyPanel = StudyPanel(self.logic.runner, self.onStudyOpened)
+        workplace = self.workplace = self.logic.workplace
+        self.panels = {"study": StudyPanel(workplace)}
         self._place(self.strip, self.ui.stripFrame)
         self._place(self.setupPanel, self.ui.setupButton)
-        self._place(self.studyPanel, self.ui.studyButton)
+        for name, panel in self.panels.items():
+            self._place(panel, self._section(name))
+            connect(self._section(name), "contentsCollapsed(bool)", self._onFolded(name))
+            workplace.watchers.append(panel.study_changed)
+        workplace.watchers.append(self.onStudyChanged)
+        for name in self.panels:
+            self._section(name).collapsed = name != "study"
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.initializeParameterNode()
         self.setupPanel.refresh()
         self.ui.setupButton.collapsed = self.setupPanel.is_ready
+
+    def _section(self, name):
+        """Where a step lies: the heading that folds it."""
+        return getattr(self.ui, f"{name}Button")
+
+    def _onFolded(self, name):
+        return lambda is_folded: self.onFolded(name, is_folded)
+
+    def onFolded(self, name, is_folded):
+        """One step at a time: a step that is unfolded folds the others."""
+        if is_folded:
+            self.panels[name].left()
+            return
+        for other in self.panels:
+            if other != name:
+                self._section(other).collapsed = True
+        self.panels[name].opened()
+
+    def _unfolded(self):
+        return [panel for name, panel in self.panels.items() if not self._section(name).collapsed]
 
     def _place(self, panel, place):
         layout = place.layout()
@@ -83,38 +111,58 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self.initializeParameterNode()
+        for panel in self._unfolded():
+            panel.opened()
 
     def exit(self):
-        self.parameters = None
+        self._leave()
 
     def cleanup(self):
         self.removeObservers()
+        for panel in self.panels.values():
+            panel.cleanup()
         if self.logic is not None:
             self.logic.cleanup()
 
     def initializeParameterNode(self):
         """Take the choices of the scene: another scene, another study."""
-        self.parameters = SegGuidedMMRegParameterNode(self.logic.getParameterNode())
-        wanted = self.parameters.studyFolder
+        workplace = self.workplace
+        workplace.parameters = SegGuidedMMRegParameterNode(self.logic.getParameterNode())
+        for panel in self.panels.values():
+            panel.choices_changed()
+        wanted = workplace.parameters.studyFolder
         if not wanted:
-            self.studyPanel.close()
-            self.strip.show_study("")
-        elif wanted != self.studyPanel.folder:
-            self.studyPanel.open(wanted)
+            workplace.close()
+        elif wanted != workplace.folder:
+            workplace.open(wanted, self.panels["study"].failed)
+
+    def _leave(self):
+        for panel in self._unfolded():
+            panel.left()
+        self.workplace.parameters = None
 
     def onSceneStartClose(self, caller, event):
-        self.parameters = None
+        self._leave()
 
     def onSceneEndClose(self, caller, event):
         if self.parent.isVisible():
-            self.initializeParameterNode()
+            self.enter()
 
-    def onStudyOpened(self):
-        study = self.studyPanel.study
-        self.strip.show_study(study["name"])
-        if self.parameters is not None:
-            self.parameters.studyFolder = self.studyPanel.folder
-        self.logic.find_training(self.studyPanel.folder, study["name"])
+    def onSceneEndImport(self, caller, event):
+        """A scene was loaded: its choices, and its transforms as the library reads them."""
+        from SegGuidedMMRegGui.TransformNodes import make_linear
+
+        make_linear(slicer.mrmlScene)
+        if self.parent.isVisible():
+            self.enter()
+
+    def onStudyChanged(self):
+        workplace = self.workplace
+        self.strip.show_study(workplace.study["name"] if workplace.study else "")
+        if workplace.parameters is not None:
+            workplace.parameters.studyFolder = workplace.folder
+        if workplace.study is not None:
+            self.logic.find_training(workplace.folder, workplace.study["name"])
 
     def onSetupChanged(self):
         self.strip.show_device(self.setupPanel.device)
@@ -131,9 +179,11 @@ class SegGuidedMMRegLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self, parent=None):
         from SegGuidedMMRegGui.JobRunner import JobRunner
+        from SegGuidedMMRegGui.Workplace import Workplace
 
         ScriptedLoadableModuleLogic.__init__(self)
         self.runner = JobRunner()
+        self.workplace = Workplace(slicer.mrmlScene, self.runner)
 
     def find_training(self, folder, name):
         """Follow the training that was started here earlier and still runs, if there is one.
@@ -184,6 +234,7 @@ class SegGuidedMMRegLogic(ScriptedLoadableModuleLogic):
 
     def cleanup(self):
         """End the jobs that end with Slicer."""
+        self.workplace.cleanup()
         self.runner.cleanup()
 
 

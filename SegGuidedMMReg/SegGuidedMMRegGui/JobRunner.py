@@ -145,7 +145,10 @@ class ChildJob(Job):
         connect(process, "errorOccurred(QProcess::ProcessError)", self._onFailure)
         connect(process, "finished(int,QProcess::ExitStatus)", self._onExit)
         process.start(self.command[0], list(self.command[1:]))
-        process.closeWriteChannel()
+        self._after_start()
+
+    def _after_start(self) -> None:
+        self._process.closeWriteChannel()
 
     def kill(self) -> None:
         super().kill()

@@ -13,8 +13,10 @@ from slicer.i18n import tr as _
 import ctk
 import qt
 from SegGuidedMMRegGui.JobEvents import Data, JobEnd, JobListener
-from SegGuidedMMRegGui.JobRunner import Job, JobRunner
+from SegGuidedMMRegGui.JobRunner import Job
+from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
+from SegGuidedMMRegGui.Workplace import Workplace
 
 _RECENT = "SegGuidedMMReg/RecentStudies"
 _RECENT_KEPT = 8
@@ -27,23 +29,12 @@ _FOLDERS = {
 _PROBLEM = ("left out:", "note:")
 
 
-class StudyPanel:
-    """The panel.
+class StudyPanel(Panel):
+    """The panel; `workplace` holds the study that is open."""
 
-    Attributes:
-        widget: to be put somewhere.
-        study: what `segmmreg info STUDY` says of the open study; None without one.
-    """
-
-    def __init__(self, runner: JobRunner, opened: Callable[[], None]) -> None:
-        """
-        Args:
-            runner: runs the library.
-            opened: called when another study is open, or none.
-        """
+    def __init__(self, workplace: Workplace) -> None:
+        super().__init__(workplace)
         self.widget, self._ui = load_ui("StudyPanel")
-        self.study: Data | None = None
-        self._runner, self._opened = runner, opened
         self._job: Job | None = None
         ui = self._ui
         for name in ("studyPath", "newPath", *_FOLDERS.values()):
@@ -57,24 +48,26 @@ class StudyPanel:
         connect(ui.addButton, "clicked(bool)", self.onAdd)
         ui.importButton.collapsed = True
         self._show_recent()
-        self.close()
-
-    @property
-    def folder(self) -> str:
-        """Of the open study; "" without one."""
-        return "" if self.study is None else str(self.study["study"])
+        self.study_changed()
 
     def open(self, folder: str) -> None:
-        """Open the study in `folder`; a job reads it, so that it is there a moment later."""
-        self._start(_("Opening {name}").format(name=Path(folder).name), ("info", folder), self._show)
+        """Open the study in `folder`; it is there a moment later."""
+        self._show_message("")
+        self._job = self.workplace.open(folder, self.failed)
+        self.onChanged()
 
-    def close(self) -> None:
-        """Show no study."""
-        self.study = None
-        self._ui.summaryLabel.text = _("Open a study, or make one from folders of images.")
-        fill_table(self._ui.casesTable, [])
-        self._ui.casesTable.visible = False
-        self._show_problems([])
+    def study_changed(self) -> None:
+        study, ui = self.workplace.study, self._ui
+        if study is None:
+            ui.summaryLabel.text = _("Open a study, or make one from folders of images.")
+            self._show_problems([])
+        else:
+            ui.studyPath.currentPath = self.workplace.folder
+            ui.summaryLabel.text = _summary(study)
+            self._remember(self.workplace.folder)
+        cases = [] if study is None else study["cases"]
+        fill_table(ui.casesTable, [_row(case) for case in cases])
+        ui.casesTable.visible = bool(cases)
         self._show_message("")
         self.onChanged()
 
@@ -88,7 +81,7 @@ class StudyPanel:
         if not ui.sourceImagesPath.currentPath or not ui.targetImagesPath.currentPath:
             new.append(_("folders with images of both modalities"))
         some = any(getattr(ui, name).currentPath for name in _FOLDERS.values())
-        add = [] if self.study is not None else [_("an open study")]
+        add = [] if self.workplace.study is not None else [_("an open study")]
         add += [] if some else [_("a folder with images or labels")]
         opening = [] if ui.studyPath.currentPath else [_("the folder of a study")]
         self._allow(ui.newButton, new, busy, _("Check all images, and make a study of copies"))
@@ -121,7 +114,7 @@ class StudyPanel:
         self._start(_("Making a study"), tuple(arguments), lambda _result: self.open(folder))
 
     def onAdd(self) -> None:
-        folder = self.folder
+        folder = self.workplace.folder
         arguments = ("add", folder, *self._images(), *self._rules())
         self._start(_("Adding to the study"), arguments, lambda _result: self.open(folder))
 
@@ -145,37 +138,30 @@ class StudyPanel:
     # -- what the library says --------------------------------------------------------------------------
     def _start(self, title: str, arguments: tuple[str, ...], then: Callable[[Data], None]) -> None:
         problems: list[str] = []
-        is_reading = arguments[0] == "info"
 
         def note(line: str) -> None:
             if line.startswith(_PROBLEM):
                 problems.append(line)
 
         def finished(end: JobEnd) -> None:
-            if not is_reading:
-                self._show_problems(problems)
+            self._show_problems(problems)
             if end.is_done and end.result is not None:
                 then(end.result)
             else:
-                self._show_message(_("Cancelled.") if end.cancelled else end.message)
-            self.onChanged()
+                self.failed(_("Cancelled.") if end.cancelled else end.message)
 
         self._show_message("")
         try:
-            self._job = self._runner.start(title, arguments, JobListener(log=note, finished=finished))
+            listener = JobListener(log=note, finished=finished)
+            self._job = self.workplace.runner.start(title, arguments, listener)
         except RuntimeError as error:
             self._show_message(str(error))
         self.onChanged()
 
-    def _show(self, study: Data) -> None:
-        self.study = study
-        ui = self._ui
-        ui.studyPath.currentPath = str(study["study"])
-        ui.summaryLabel.text = _summary(study)
-        fill_table(ui.casesTable, [_row(case) for case in study["cases"]])
-        ui.casesTable.visible = bool(study["cases"])
-        self._remember(str(study["study"]))
-        self._opened()
+    def failed(self, message: str) -> None:
+        """Say why something could not be done."""
+        self._show_message(message)
+        self.onChanged()
 
     def _show_problems(self, lines: list[str]) -> None:
         self._ui.problemsEdit.plainText = "\n".join(lines)

@@ -93,17 +93,17 @@ def test_closing_the_module_ends_its_jobs_and_leaves_no_observer(widget):
 
 
 def test_choices_come_back_with_a_scene_and_a_new_scene_starts_afresh(widget, tmp_path):
-    widget.parameters.studyFolder = "/data/knees"
+    widget.workplace.parameters.studyFolder = "/data/knees"
     path = tmp_path / "scene.mrml"
     slicer.mrmlScene.SetURL(str(path))
     assert slicer.mrmlScene.Commit()
     slicer.mrmlScene.Clear(0)
     widget.enter()
-    assert widget.parameters.studyFolder == ""
+    assert widget.workplace.parameters.studyFolder == ""
     slicer.mrmlScene.SetURL(str(path))
     assert slicer.mrmlScene.Connect()
     widget.enter()
-    assert widget.parameters.studyFolder == "/data/knees"
+    assert widget.workplace.parameters.studyFolder == "/data/knees"
 
 
 def test_the_module_can_be_reloaded(widget, monkeypatch):

@@ -16,6 +16,7 @@ from SegGuidedMMRegGui.DetachedJob import DetachedJob
 from SegGuidedMMRegGui.JobEvents import JobListener
 from SegGuidedMMRegGui.JobRunner import JobRunner
 from SegGuidedMMRegGui.StudyPanel import StudyPanel
+from SegGuidedMMRegGui.Workplace import Workplace
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +29,12 @@ def clean():
 
 @pytest.fixture
 def panel():
-    runner = JobRunner()
-    made = StudyPanel(runner, lambda: None)
+    workplace = Workplace(slicer.mrmlScene, JobRunner())
+    made = StudyPanel(workplace)
+    workplace.watchers.append(made.study_changed)
     yield made
-    runner.cleanup()
+    workplace.cleanup()
+    workplace.runner.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def knees(tmp_path_factory) -> Path:
 
 
 def settle(panel: StudyPanel) -> None:
-    slicer_harness.process_until(lambda: not panel._runner.running(), 90)
+    slicer_harness.process_until(lambda: not panel.workplace.runner.running(), 90)
 
 
 def table(panel: StudyPanel) -> list[list[str]]:
@@ -79,14 +82,14 @@ def test_a_study_is_opened_and_its_cases_are_listed(panel, knees):
         "Phantom knees, 2D: 4 images of dxa (2 labelled for training), 4 of radiograph"
         in panel._ui.summaryLabel.text
     )
-    assert panel.folder == str(knees)
+    assert panel.workplace.folder == str(knees)
 
 
 def test_a_folder_without_a_study_is_said_in_words(panel, tmp_path):
     panel.open(str(tmp_path))
     settle(panel)
     assert str(tmp_path) in panel._ui.messageLabel.text
-    assert panel.study is None
+    assert panel.workplace.study is None
 
 
 def test_a_button_says_what_it_needs(panel):
@@ -109,9 +112,9 @@ def test_a_study_is_made_from_folders_and_added_to(panel, tmp_path):
     assert not ui.newButton.enabled
     settle(panel)
     settle(panel)
-    assert panel.study is not None, ui.messageLabel.text
-    assert [s["name"] for s in panel.study["structures"]] == ["the bone"]
-    assert panel.study["preset"] == "quick"
+    assert panel.workplace.study is not None, ui.messageLabel.text
+    assert [s["name"] for s in panel.workplace.study["structures"]] == ["the bone"]
+    assert panel.workplace.study["preset"] == "quick"
     assert {row[4] for row in table(panel)} == {"–"}
     assert "broken.nrrd" in ui.problemsEdit.plainText
     ui.sourceImagesPath.currentPath = ui.targetImagesPath.currentPath = ""
@@ -130,18 +133,18 @@ def test_a_study_that_cannot_be_made_says_why(panel, tmp_path):
     ui.newButton.click()
     settle(panel)
     assert ui.messageLabel.text
-    assert panel.study is None
+    assert panel.workplace.study is None
     assert ui.newButton.enabled
 
 
 def test_a_study_that_was_open_is_among_the_recent_ones(panel, knees):
     panel.open(str(knees))
     settle(panel)
-    other = StudyPanel(panel._runner, lambda: None)
+    other = StudyPanel(Workplace(slicer.mrmlScene, panel.workplace.runner))
     assert other._ui.recentBox.count == 2
     other._ui.recentBox.activated.emit(1)
     settle(other)
-    assert other.folder == str(knees)
+    assert other.workplace.folder == str(knees)
 
 
 @pytest.fixture
@@ -154,21 +157,21 @@ def widget():
 
 
 def test_the_study_is_kept_in_the_scene_and_comes_back_with_it(widget, knees, tmp_path):
-    widget.studyPanel.open(str(knees))
-    settle(widget.studyPanel)
+    widget.panels["study"].open(str(knees))
+    settle(widget.panels["study"])
     assert widget.strip._ui.studyLabel.text == "Phantom knees"
     scene, path = slicer.mrmlScene, str(tmp_path / "scene.mrml")
     scene.SetURL(path)
     assert scene.Commit()
     scene.Clear(0)
     widget.enter()
-    assert widget.studyPanel.study is None
+    assert widget.workplace.study is None
     assert widget.strip._ui.studyLabel.text == "no study"
     scene.SetURL(path)
     assert scene.Connect()
     widget.enter()
-    settle(widget.studyPanel)
-    assert widget.studyPanel.folder == str(knees)
+    settle(widget.panels["study"])
+    assert widget.workplace.folder == str(knees)
 
 
 class FakePython:
@@ -185,9 +188,9 @@ def test_a_training_that_outlived_slicer_is_shown_when_its_study_is_opened(widge
     knees = make_reported_study(tmp_path / "knees", 2, 32).folder
     job = DetachedJob.begin(knees, ("train", str(knees)), JobListener(), FakePython())
     job.leave()
-    widget.studyPanel.open(str(knees))
+    widget.panels["study"].open(str(knees))
     slicer_harness.process_until(lambda: "segmentation" in widget.strip._ui.jobLabel.text, 60)
     assert widget.strip._ui.jobLabel.text.startswith("Training Phantom knees")
     widget.strip._ui.cancelButton.click()
-    settle(widget.studyPanel)
+    settle(widget.panels["study"])
     assert job._child.wait() != 0
