@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from SegGuidedMMRegGui.JobEvents import Data, JobEnd, JobListener
 from SegGuidedMMRegGui.JobRunner import Job, JobRunner
-from SegGuidedMMRegGui.SceneBridge import SceneBridge
+from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
 from SegGuidedMMRegGui.StudyRecord import study_as_told
 from SegGuidedMMRegGui.WorkerClient import WorkerClient
 from SegGuidedMMRegLib.study import StudyError
@@ -30,6 +30,8 @@ class Workplace:
         study: what `segmmreg info STUDY` says of the open study; None without one.
         bridge: shows that study in the scene; None without one.
         watchers: called when another study is open, the same one was read again, or none is open.
+        pair: the registered pair that was shown last, for review; None without one.
+        pair_watchers: called when another pair is shown, or none.
     """
 
     def __init__(self, scene: Any, runner: JobRunner) -> None:
@@ -38,6 +40,8 @@ class Workplace:
         self.study: Data | None = None
         self.bridge: SceneBridge | None = None
         self.watchers: list[Callable[[], None]] = []
+        self.pair: PairNodes | None = None
+        self.pair_watchers: list[Callable[[], None]] = []
         self._reading: Job | None = None
         self._worker: WorkerClient | None = None
         self._former_workers: list[WorkerClient] = []
@@ -100,6 +104,12 @@ class Workplace:
         if self.study is not None:
             self.open(self.folder)
 
+    def show_pair(self, pair: PairNodes | None) -> None:
+        """Tell everybody that this pair was registered or is looked at; None for no pair."""
+        self.pair = pair
+        for watcher in list(self.pair_watchers):
+            watcher()
+
     def close(self) -> None:
         """Close the study; its nodes stay in the scene."""
         self._give_up_reading()
@@ -109,6 +119,7 @@ class Workplace:
     def cleanup(self) -> None:
         """The module is closed: no process and no temporary file is left."""
         self.watchers = []
+        self.pair_watchers = []
         self._leave_study()
         for worker in self._former_workers:
             worker.kill()
@@ -131,6 +142,7 @@ class Workplace:
 
     def _leave_study(self) -> None:
         self.study = None
+        self.show_pair(None)
         if self.bridge is not None:
             self.bridge.close()
             self.bridge = None

@@ -146,6 +146,9 @@ def test_the_worker_of_a_study_answers_and_ends_with_the_study(tmp_path, runner)
     slicer_harness.process_until(lambda: not runner.running(), 60)
     assert workplace.bridge is bridge
     assert workplace.worker is worker
+    workplace.pair_watchers.append(lambda: failures.append(workplace.pair))
+    workplace.show_pair("a pair")
     workplace.close()
+    assert failures[-2:] == ["a pair", None]
     slicer_harness.process_until(lambda: not worker.is_running, 20)
     workplace.cleanup()
