@@ -21,7 +21,7 @@ from SegGuidedMMRegLib import __version__
 from SegGuidedMMRegLib.commands.assist import Propagate, Suggest, Worker
 from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, New
-from SegGuidedMMRegLib.commands.info import Info, ShowStatus
+from SegGuidedMMRegLib.commands.info import Info, SetSettings, ShowStatus
 from SegGuidedMMRegLib.commands.register import Register
 from SegGuidedMMRegLib.commands.transforms import Apply, Export
 from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment, Train
@@ -53,6 +53,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "status": ShowStatus,
     "info": Info,
+    "set": SetSettings,
     "suggest": Suggest,
     "propagate": Propagate,
     "worker": Worker,

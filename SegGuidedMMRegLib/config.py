@@ -27,7 +27,9 @@ class _Section(BaseModel):
 class PrealignConfig(_Section):
     """Affine map of every image into study space, before anything is learned."""
 
-    method: Literal["affine", "moments", "none"] = "affine"
+    method: Literal["affine", "moments", "none"] = Field(
+        "affine", description="affine: by similarity; moments: by place and size alone; none: by the headers"
+    )
     working_size: int = Field(96, ge=16, description="longest side in voxels of the images that are aligned")
     max_rotation_degrees: float = Field(
         30.0, ge=0, le=180, description="largest in-plane turn that is searched"
@@ -37,7 +39,11 @@ class PrealignConfig(_Section):
 class AugmentationConfig(_Section):
     """Multiplying the labelled images by registering them to unlabelled ones (paper, Eq. 1, B.2)."""
 
-    method: Literal["velocity", "gradicon", "elastic", "none"] = "velocity"
+    method: Literal["velocity", "gradicon", "elastic", "none"] = Field(
+        "velocity",
+        description="velocity: each pair registered by itself; gradicon: by a network that is trained for it "
+        "(paper); elastic: random deformations; none: no samples",
+    )
     samples: int = Field(150, ge=0, description="labelled samples to make; 0: one for every pair")
     working_downsampling: int = Field(
         2, ge=1, description="factor by which images are shrunk while registered"
@@ -52,7 +58,7 @@ class AugmentationConfig(_Section):
     )
     learning_rate: float = Field(0.1, gt=0, description="of the optimiser (gradicon in the paper: 5e-5)")
     steps_per_stage: int = Field(20_000, ge=1, description="training steps a stage (gradicon)")
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="pairs at once, where there is memory for them")
     elastic_control_points: int = Field(3, ge=2, description="control points an axis (elastic; paper: 3)")
     elastic_sigma: float = Field(
         3.0, gt=0, description="standard deviation of their displacement, voxels (paper: 3)"
@@ -62,17 +68,27 @@ class AugmentationConfig(_Section):
 class SegmentationConfig(_Section):
     """The segmentation network of the source modality (paper, 3.2, B.2)."""
 
-    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field((16, 32, 64, 128, 256), max_length=12)
-    strides: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((2, 2, 2, 2), max_length=12)
-    residual_units: int = Field(2, ge=0, le=64)
-    loss: Literal["dice_ce", "dice"] = "dice_ce"
-    steps: int = Field(2000, ge=1)
-    batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (16, 32, 64, 128, 256), max_length=12, description="of the network's levels, from fine to coarse"
+    )
+    strides: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field(
+        (2, 2, 2, 2), max_length=12, description="factor of size between the levels, one fewer than channels"
+    )
+    residual_units: int = Field(2, ge=0, le=64, description="convolutions a level that are added up")
+    loss: Literal["dice_ce", "dice"] = Field(
+        "dice_ce", description="dice: 1 - Dice; dice_ce: that plus the cross-entropy"
+    )
+    steps: int = Field(2000, ge=1, description="training steps of the network")
+    batch_size: int = Field(8, ge=1, description="images a step; fewer need less memory")
+    learning_rate: float = Field(2e-3, gt=0, description="of the optimiser, at its highest")
+    schedule: Literal["one_cycle", "constant"] = Field(
+        "one_cycle", description="one_cycle: the learning rate rises and falls; constant: it stays"
+    )
     ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights; 0 uses the last weights")
-    spatial_augmentation: bool = True
-    intensity_augmentation: bool = True
+    spatial_augmentation: bool = Field(True, description="turn, scale and bend images at random in training")
+    intensity_augmentation: bool = Field(
+        True, description="change brightness, contrast, noise and sharpness at random in training"
+    )
     augmented_share: float = Field(
         0.5, ge=0, le=1, description="share of a batch drawn from the augmented samples"
     )
@@ -81,26 +97,40 @@ class SegmentationConfig(_Section):
 class AdaptationConfig(_Section):
     """From the source network to one for the target, without target labels (paper, 3.3, Eq. 2, 3)."""
 
-    method: Literal["self_training", "cyclegan", "none"] = "self_training"
-    source_labels: Literal["labels", "labels_predictions", "labels_augmentation"] = "labels_augmentation"
-    learning_rate: float = Field(2e-3, gt=0)
-    batch_size: int = Field(4, ge=1)
+    method: Literal["self_training", "cyclegan", "none"] = Field(
+        "self_training",
+        description="self_training: contrast at random, then a mean teacher; cyclegan: images translated to "
+        "the other modality (paper); none: the source network is used",
+    )
+    source_labels: Literal["labels", "labels_predictions", "labels_augmentation"] = Field(
+        "labels_augmentation",
+        description="source images that are learned from: labelled ones alone, with predicted ones, or with "
+        "the augmented samples",
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="of the optimisers, at its highest (cyclegan: 2e-4)")
+    batch_size: int = Field(4, ge=1, description="images of each modality a step; fewer need less memory")
     # self-training
     randomised_steps: int = Field(1500, ge=0, description="steps on contrast-randomised source images")
     randomised_from: Literal["source", "fresh"] = Field("source", description="first weights of these steps")
     teacher_steps: int = Field(500, ge=0, description="steps with the mean teacher's labels on target images")
-    teacher_decay: float = Field(0.99, ge=0, lt=1)
+    teacher_decay: float = Field(
+        0.99, ge=0, lt=1, description="of the teacher's averaged weights; nearer to 1, it follows later"
+    )
     teacher_confidence: float = Field(
         0.8, ge=0, le=1, description="images whose mean confidence is lower are left out"
     )
     # cyclegan
-    epochs: int = Field(400, ge=1)
-    generator_filters: int = Field(64, ge=1)
-    generator_blocks: int = Field(9, ge=1)
-    discriminator_filters: int = Field(64, ge=1)
-    lambda_gan: float = Field(1.0, ge=0)
-    lambda_cycle: float = Field(10.0, ge=0)
-    lambda_semantic: float = Field(5.0, ge=0)
+    epochs: int = Field(400, ge=1, description="passes over the images (cyclegan)")
+    generator_filters: int = Field(64, ge=1, description="channels of the translating networks (cyclegan)")
+    generator_blocks: int = Field(
+        9, ge=1, description="residual blocks of the translating networks (cyclegan)"
+    )
+    discriminator_filters: int = Field(64, ge=1, description="channels of the judging networks (cyclegan)")
+    lambda_gan: float = Field(1.0, ge=0, description="weight of deceiving the judging networks (cyclegan)")
+    lambda_cycle: float = Field(10.0, ge=0, description="weight of coming back to the same image (cyclegan)")
+    lambda_semantic: float = Field(
+        5.0, ge=0, description="weight of keeping the structures, Eq. 2 (cyclegan)"
+    )
     # both
     vanished_share: float = Field(
         0.2, ge=0, le=1, description="a structure smaller than this share of its usual size has vanished"
@@ -114,10 +144,14 @@ class RegistrationConfig(_Section):
     """The registration network on segmentations (paper, 3.4, Eq. 4) and the refinement of a pair."""
 
     steps: int = Field(1000, ge=0, description="training steps of the network; 0 leaves it out")
-    batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    lambda_inverse_consistency: float = Field(1.5, ge=0)
+    batch_size: int = Field(8, ge=1, description="pairs a step; fewer need less memory")
+    learning_rate: float = Field(5e-4, gt=0, description="of the optimiser, at its highest")
+    schedule: Literal["one_cycle", "constant"] = Field(
+        "one_cycle", description="one_cycle: the learning rate rises and falls; constant: it stays"
+    )
+    lambda_inverse_consistency: float = Field(
+        1.5, ge=0, description="weight of forward and inverse map undoing each other (paper: λ)"
+    )
     perturbed: bool = Field(True, description="move the segmentations of a pair at random in training")
     working_downsampling: int = Field(
         2, ge=1, description="factor by which segmentations are shrunk for the network"
@@ -142,12 +176,16 @@ class RegistrationConfig(_Section):
 class TrainingConfig(_Section):
     """What all stages share."""
 
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    seed: int = Field(0, description="of all that is random: the same seed gives the same networks")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="cuda: a GPU of NVIDIA; mps: one of Apple; auto: a GPU where there is one"
+    )
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         1, description="devices of this machine to train on, a process each; auto: every CUDA device"
     )
-    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = Field(
+        "auto", description="of numbers; mixed ones need less memory and time; auto: mixed on CUDA alone"
+    )
     checkpoint_seconds: float = Field(60.0, gt=0, description="time between two checkpoints, at least")
     checkpoint_share: float = Field(
         0.02, gt=0, le=1, description="largest share of the time that checkpoints may take"
@@ -281,8 +319,11 @@ def override(
     preset_name: PresetName | None = None,
     path: Path | None = None,
     settings: Sequence[str] = (),
+    where: str = "--set",
 ) -> Config:
     """`config`, or the preset or file named instead of it, with settings like `segmentation.steps=500`.
+
+    `where` is what messages call the place that the settings come from.
 
     Raises:
         ValueError: if both preset and file are named, or naming the setting that does not fit.
@@ -299,10 +340,10 @@ def override(
         section, dot, key = name.strip().partition(".")
         if not (equals and dot and key) or section == "preset":
             raise ValueError(
-                f"--set {setting!r}: expected SECTION.SETTING=VALUE, like segmentation.steps=500."
+                f"{where} {setting!r}: expected SECTION.SETTING=VALUE, like segmentation.steps=500."
             )
-        record.setdefault(section, {})[key] = parse_yaml(text, f"--set {setting!r}")
-    return config_from_dict(record, where="--set") if settings else config
+        record.setdefault(section, {})[key] = parse_yaml(text, f"{where} {setting!r}")
+    return config_from_dict(record, where) if settings else config
 
 
 def save_config(config: Config, path: Path) -> None:

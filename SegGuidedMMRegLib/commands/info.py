@@ -1,10 +1,10 @@
-"""`segmmreg info`: this machine, and a study."""
+"""`segmmreg info`, `status` and `set`: this machine, a study, how it stands, its settings."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from tyro.conf import Positional, arg
 
@@ -22,9 +22,12 @@ class Info(Command):
     study: Annotated[Positional[Path | None], arg(metavar="STUDY")] = None
     """Folder of a study."""
     settings: bool = False
-    """Print every setting of every stage with its value in each preset, as a Markdown table."""
+    """Print every setting of every stage with its value in each preset, as a Markdown table; with a study,
+    its own settings and what its preset says."""
 
     def run(self, reporter: Reporter) -> Done:
+        if self.settings and self.study is not None:
+            return _study_settings(reporter, self.study)
         if self.settings:
             return _told(reporter, _settings_table())
         if self.study is not None:
@@ -50,6 +53,38 @@ class ShowStatus(Command):
         for line in status.lines():
             reporter.log(line)
         return Done({"study": self.study, **status.record()})
+
+
+@dataclass(frozen=True)
+class SetSettings(Command):
+    """Change the settings of a study: its preset, single ones, or both.
+
+    What was made with other settings is out of date then.
+
+    Examples: segmmreg set knees segmentation.steps=500 training.device=cpu; segmmreg set knees --preset quick
+    """
+
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
+    """Folder of the study."""
+    settings: Annotated[Positional[tuple[str, ...]], arg(metavar="SETTINGS")] = ()
+    """Single settings, such as segmentation.steps=500; `segmmreg info --settings` lists them."""
+    preset: Literal["default", "quick", "paper"] | None = None
+    """Take all other settings from a preset."""
+
+    def run(self, reporter: Reporter) -> Done:
+        from SegGuidedMMRegLib.config import fitted_to_dimension, override, preset
+        from SegGuidedMMRegLib.locks import working_on
+        from SegGuidedMMRegLib.study import Study
+
+        Study.open(self.study)  # a folder that holds none is left alone
+        with working_on(self.study, "train"):
+            study = Study.open(self.study)
+            base = study.config
+            if self.preset is not None:
+                base = fitted_to_dimension(preset(self.preset), study.dimension)
+            study = replace(study, config=override(base, settings=self.settings, where=str(self.study)))
+            study.save_settings()
+        return _study_settings(reporter, self.study)
 
 
 def _told(reporter: Reporter, lines: list[str]) -> Done:
@@ -96,6 +131,21 @@ def _study_lines(study: Study) -> list[str]:
         )
         lines.append(f"  {case.key}: {', '.join(p for p in parts if p)}")
     return lines
+
+
+def _study_settings(reporter: Reporter, folder: Path) -> Done:
+    from SegGuidedMMRegLib.config import PresetName
+    from SegGuidedMMRegLib.setting_list import settings_of
+    from SegGuidedMMRegLib.study import Study
+
+    study = Study.open(folder)
+    found = settings_of(study.config, study.dimension)
+    reporter.log(f"preset: {study.config.preset}")
+    for setting in found:
+        changed = "" if setting.value == setting.preset_value else f" (preset: {setting.preset_value})"
+        reporter.log(f"{setting.name}: {setting.value}{changed}")
+    about = {"study": folder, "preset": study.config.preset, "presets": get_args(PresetName)}
+    return Done({**about, "settings": [setting.record() for setting in found]})
 
 
 def _settings_table() -> list[str]:

@@ -33,6 +33,7 @@ COMMANDS = [
     "export",
     "status",
     "info",
+    "set",
 ]
 
 
@@ -94,7 +95,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "report", "register", "segment", "add", "status", "info"]
+    "command", ["train", "evaluate", "report", "register", "segment", "add", "status", "info", "set"]
 )
 def test_a_folder_that_is_no_study_is_named(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture
