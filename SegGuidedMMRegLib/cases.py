@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SegGuidedMMRegLib.study_file import StudyError, check_inside, check_name
+from SegGuidedMMRegLib.terminology import is_terminology
 
 LabelUse = Literal["training", "evaluation"]
 
@@ -25,11 +26,19 @@ class Role(str, Enum):
 
 @dataclass(frozen=True)
 class Structure:
-    """A label class: its value in label files (1 to 65535), its name, its colour (RGB, 0 to 255)."""
+    """A label class.
+
+    Attributes:
+        value: in label files, 1 to 65535.
+        name: of it.
+        color: RGB, 0 to 255.
+        terminology: its standard term, as 3D Slicer writes it (`terminology.py`); "" without one.
+    """
 
     value: int
     name: str
     color: tuple[int, int, int]
+    terminology: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name, "structure")
@@ -43,6 +52,12 @@ class Structure:
                 f"structure {self.name!r}: the colour must be three numbers of 0 to 255, got {self.color!r}."
             )
         object.__setattr__(self, "color", color)
+        if self.terminology != "" and not is_terminology(self.terminology):
+            raise StudyError(
+                f"structure {self.name!r}: {str(self.terminology)[:99]!r} is no term as 3D Slicer writes it: "
+                "seven parts with ~, such as LIST~SCT^123037004^Anatomical Structure~SCT^71341001^Femur~^^~"
+                "REGIONS~^^~^^."
+            )
 
 
 @dataclass(frozen=True)

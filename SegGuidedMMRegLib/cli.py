@@ -20,7 +20,7 @@ import tyro
 from SegGuidedMMRegLib import __version__
 from SegGuidedMMRegLib.commands.assist import Propagate, Suggest, Worker
 from SegGuidedMMRegLib.commands.base import EVENTS, Command
-from SegGuidedMMRegLib.commands.bring import Add, New
+from SegGuidedMMRegLib.commands.bring import Add, Edit, New
 from SegGuidedMMRegLib.commands.info import Info, SetSettings, ShowStatus
 from SegGuidedMMRegLib.commands.register import Register
 from SegGuidedMMRegLib.commands.transforms import Apply, Export
@@ -44,6 +44,7 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "new": New,
     "add": Add,
+    "edit": Edit,
     "train": Train,
     "segment": Segment,
     "register": Register,

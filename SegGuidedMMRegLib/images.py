@@ -6,7 +6,7 @@ What an image is and how it is resampled says `sampling.py`; its names are hande
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from SegGuidedMMRegLib.sampling import (
     smooth_for_grid,
     to_sitk_affine,
 )
+from SegGuidedMMRegLib.terminology import is_terminology
 
 __all__ = [
     "Image",
@@ -54,10 +55,12 @@ __all__ = [
 ]
 
 _PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
-_TERMINOLOGY = (
-    "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list"
-    "~SCT^85756007^Tissue~SCT^85756007^Tissue~^^~Anatomic codes - DICOM master list~^^~^^|"
+_TERM_TAG = "TerminologyEntry:"
+_NO_TERM = (
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^85756007^Tissue~SCT^85756007^Tissue~^^~Anatomic codes - DICOM master list~^^~^^"
 )
+"""What 3D Slicer writes of a segment nobody has chosen a term for."""
 
 # -- files ----------------------------------------------------------------------------------------------
 
@@ -154,15 +157,18 @@ class SegmentLike(Protocol):
     def name(self) -> str: ...
     @property
     def color(self) -> tuple[int, int, int]: ...
+    @property
+    def terminology(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One structure of a label map: its value in the array, its name, its colour (RGB, 0 to 255)."""
+    """One structure of a label map: its value in the array, its name, its colour (RGB), its term."""
 
     value: int
     name: str
     color: tuple[int, int, int]
+    terminology: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,12 +214,12 @@ def write_labels(
     *,
     keys: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a label map, whole or not at all; `.seg.nrrd` gets the names and colours of `structures`.
+    """Write a label map, whole or not at all; `.seg.nrrd` gets names, colours, terms of `structures`.
 
     Args:
         labels: whole numbers, 0 is background.
-        structures: each with `value`, `name` and `color`; those without a voxel are written too, as empty
-            segments.
+        structures: each with `value`, `name`, `color`, `terminology`; those without a voxel are written too,
+            as empty segments.
         path: `.seg.nrrd` opens in 3D Slicer as a segmentation, other suffixes hold the numbers alone.
         keys: further entries for the header of a `.seg.nrrd`, a line of text each.
 
@@ -271,10 +277,16 @@ def _segments_of(record: Mapping[str, str], path: Path) -> list[_StoredSegment]:
         old = f"Segment{n}_LabelValue" not in record
         value = 1 if old else _whole_number(record, f"Segment{n}_LabelValue", path)
         layer = n if old else _whole_number(record, f"Segment{n}_Layer", path)
-        found.append(
-            _StoredSegment(Segment(value, name, _colour(record.get(f"Segment{n}_Color", ""))), layer)
-        )
+        term = _term(record.get(f"Segment{n}_Tags", ""))
+        segment = Segment(value, name, _colour(record.get(f"Segment{n}_Color", "")), term)
+        found.append(_StoredSegment(segment, layer))
     return found
+
+
+def _term(tags: str) -> str:
+    """The term among the tags of a segment; "" where nobody has chosen one."""
+    found = [tag.removeprefix(_TERM_TAG) for tag in tags.split("|") if tag.startswith(_TERM_TAG)]
+    return found[0] if found and is_terminology(found[0]) and found[0] != _NO_TERM else ""
 
 
 def _whole_number(record: Mapping[str, str], key: str, path: Path) -> int:
@@ -315,7 +327,7 @@ def _read_segmentation(image: sitk.Image, stored: list[_StoredSegment], path: Pa
             merged, grid = np.zeros(mask.shape, dtype=np.int64), one.grid
         _refuse_overlap(mask, merged, item.segment, segments, path)
         merged[mask] = value
-        segments.append(Segment(value, item.segment.name, item.segment.color))
+        segments.append(replace(item.segment, value=value))
     if merged is None:
         raise ImageError(f"{path}: the segmentation names no segment.")
     return LabelMap(_whole_numbers(merged, path), grid, tuple(segments))
@@ -352,7 +364,7 @@ def _segmentation_record(array: np.ndarray, structures: Sequence[SegmentLike]) -
             f"Segment{n}_LabelValue": str(structure.value),
             f"Segment{n}_Layer": "0",
             f"Segment{n}_Extent": _extent(array == structure.value),
-            f"Segment{n}_Tags": _TERMINOLOGY,
+            f"Segment{n}_Tags": f"{_TERM_TAG}{structure.terminology or _NO_TERM}|",
         }
     return record
 

@@ -88,10 +88,15 @@ def to_record(study: Study) -> dict[str, Any]:
         "name": study.name,
         "dimension": d,
         "modalities": {"source": study.source, "target": study.target},
-        "structures": [{"value": s.value, "name": s.name, "color": list(s.color)} for s in study.structures],
+        "structures": [_structure_record(s) for s in study.structures],
         "grid": grid,
         "cases": [{**asdict(c), "role": c.role.value} for c in study.cases],
     }
+
+
+def _structure_record(structure: Structure) -> dict[str, Any]:
+    record = {"value": structure.value, "name": structure.name, "color": list(structure.color)}
+    return {**record, "terminology": structure.terminology} if structure.terminology else record
 
 
 def parts_from_record(record: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +129,9 @@ def parts_from_record(record: dict[str, Any]) -> dict[str, Any]:
 def _structure(entry: object, number: int) -> Structure:
     where = f"structure {number}"
     entries = mapping(entry, where)
-    check_keys(entries, ("value", "name", "color"), (), where)
-    return Structure(entries["value"], entries["name"], tuple(sequence(entries["color"], f"{where}, color")))
+    check_keys(entries, ("value", "name", "color"), ("terminology",), where)
+    color = tuple(sequence(entries["color"], f"{where}, color"))
+    return Structure(entries["value"], entries["name"], color, entries.get("terminology", ""))
 
 
 def _case(entry: object, number: int) -> Case:

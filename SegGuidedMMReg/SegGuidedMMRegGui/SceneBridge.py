@@ -24,7 +24,7 @@ from SegGuidedMMRegGui.PairFiles import PairResult
 from SegGuidedMMRegGui.SegmentationNodes import SegmentsRead
 from SegGuidedMMRegGui.VolumeNodes import WorldImage
 from SegGuidedMMRegLib.cases import Case
-from SegGuidedMMRegLib.images import read_labels, write_image, write_labels
+from SegGuidedMMRegLib.images import LabelMap, read_labels, write_image, write_labels
 from SegGuidedMMRegLib.points import write_points
 from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
@@ -119,7 +119,7 @@ class SceneBridge:
             self.study.structures,
             self._tag("prediction" if predicted else "labels", case),
             name,
-            terms=SegmentationNodes.terms_of_file(path),
+            terms=self._terms_in(labels),
             volume=self._volume_of(case),
         )
 
@@ -199,8 +199,7 @@ class SceneBridge:
         found = SegmentationNodes.read_segments(
             node, self.study.structures, grid, parent=parent, chosen=chosen
         )
-        terms = SegmentationNodes.header_terms(found.terms, self.study.structures)
-        write_labels(found.labels, self.study.structures, path, keys=terms)
+        write_labels(found.labels, found.labels.segments, path)
         return found
 
     def write_points(self, node: Any, path: Path) -> tuple[str, ...]:
@@ -299,6 +298,11 @@ class SceneBridge:
     @property
     def _study_key(self) -> str:
         return str(self.study.folder.resolve())
+
+    def _terms_in(self, labels: Image) -> dict[str, str]:
+        """The terms that a file of this study has, by structure."""
+        terms = {s.value: s.terminology for s in labels.segments} if isinstance(labels, LabelMap) else {}
+        return {s.name: terms[s.value] for s in self.study.structures if terms.get(s.value)}
 
     def _tag(self, kind: str, case: Case) -> Tag:
         return Tag(kind, self._study_key, case.key)

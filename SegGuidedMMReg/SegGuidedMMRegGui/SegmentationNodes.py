@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from SegGuidedMMRegGui.NodeTags import BridgeError, Tag, node_for, tag_of
 from SegGuidedMMRegGui.Places import Way, from_vtk, grid_of_matrix, to_vtk, voxel_to_ras
 from SegGuidedMMRegLib.cases import Structure, values_to_indices
-from SegGuidedMMRegLib.image_files import nrrd_key
 from SegGuidedMMRegLib.images import LabelMap, Segment
 from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
+from SegGuidedMMRegLib.terminology import is_terminology
 
 SEGMENTATION = "vtkMRMLSegmentationNode"
 _LABELS, _GEOMETRY, _TERMS = "Binary labelmap", "Reference image geometry", "TerminologyEntry"
@@ -30,18 +29,16 @@ class SegmentsRead:
     """What a segmentation node holds for a study.
 
     Attributes:
-        labels: values of the study's structures.
+        labels: values of the study's structures; its `segments` have the terms of the node's.
         missing: structures without a segment.
         extra: segments that are no structure, left out.
         empty: structures whose segment has no voxel here.
-        terms: terminology of the segments by structure, as Slicer writes it.
     """
 
     labels: LabelMap
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     empty: tuple[str, ...]
-    terms: Mapping[str, str]
 
     def problems(self) -> tuple[str, ...]:
         """In words, a sentence each."""
@@ -80,7 +77,7 @@ def show_labels(
         labels: values of `structures`, LPS mm.
         structures: a segment each, in this order, also where it has no voxel.
         tag, name: of the node.
-        terms: terminology by name of structure.
+        terms: of this node's own by name of structure, instead of the study's.
         volume: whose geometry new segments get in the Segment Editor; that of `labels` without it.
 
     Raises:
@@ -104,7 +101,7 @@ def show_labels(
         segment.SetName(structure.name)
         segment.SetColor(*(c / 255 for c in structure.color))
         segment.SetLabelValue(structure.value)
-        if entry := (terms or {}).get(structure.name):
+        if entry := (terms or {}).get(structure.name) or structure.terminology:
             segment.SetTag(_TERMS, entry)
         segment.AddRepresentation(_LABELS, image)
         segmentation.AddSegment(segment, segment_id(structure))
@@ -114,28 +111,6 @@ def show_labels(
 def nothing_on(grid: Grid) -> Image:
     """Labels without any structure."""
     return Image(np.zeros(grid.shape, dtype=np.uint8), grid)
-
-
-def terms_of_file(path: Path) -> dict[str, str]:
-    """The terminology of each segment of a `.seg.nrrd`, by its name; empty for other files."""
-    found: dict[str, str] = {}
-    number = 0
-    while (name := nrrd_key(path, f"Segment{number}_Name")) is not None:
-        for part in (nrrd_key(path, f"Segment{number}_Tags") or "").split("|"):
-            key, _, value = part.partition(":")
-            if key == _TERMS and value:
-                found[name] = value
-        number += 1
-    return found
-
-
-def header_terms(terms: Mapping[str, str], structures: Sequence[Structure]) -> dict[str, str]:
-    """The same as entries of a `.seg.nrrd` header, for `write_labels`."""
-    return {
-        f"Segment{number}_Tags": f"{_TERMS}:{terms[structure.name]}|"
-        for number, structure in enumerate(structures)
-        if structure.name in terms
-    }
 
 
 def as_outlines(node: Any) -> None:
@@ -192,7 +167,7 @@ def read_segments(
         identity = found.get(structure.name)
         if identity is None:
             continue
-        terms |= _terms(segmentation.GetSegment(identity), structure.name)
+        terms[structure.name] = term_of(segmentation.GetSegment(identity))
         drawn = _mask(segmentation, identity)
         mask = None if drawn is None else way.resample(drawn, grid, interpolation="nearest").array > 0
         if mask is None or not mask.any():
@@ -202,8 +177,8 @@ def read_segments(
         merged[mask] = structure.value
     missing = tuple(s.name for s in structures if s.name not in found)
     kind = np.uint8 if merged.max(initial=0) < 256 else np.uint16
-    named = tuple(Segment(s.value, s.name, s.color) for s in structures)
-    return SegmentsRead(LabelMap(merged.astype(kind), grid, named), missing, extra, tuple(empty), terms)
+    named = tuple(Segment(s.value, s.name, s.color, terms.get(s.name) or s.terminology) for s in structures)
+    return SegmentsRead(LabelMap(merged.astype(kind), grid, named), missing, extra, tuple(empty))
 
 
 def _with_label_maps(node: Any, grid: Grid | None) -> Any:
@@ -284,9 +259,11 @@ def _as_chosen(
     return found
 
 
-def _terms(segment: Any, name: str) -> dict[str, str]:
+def term_of(segment: Any) -> str:
+    """The standard term of a segment, as Slicer writes it; "" without one."""
     entry = vtk.reference("")
-    return {name: str(entry)} if segment.GetTag(_TERMS, entry) and str(entry) else {}
+    found = str(entry) if segment.GetTag(_TERMS, entry) else ""
+    return found if is_terminology(found) else ""
 
 
 def _mask(segmentation: Any, identity: str) -> Image | None:

@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from SegGuidedMMRegLib.commands.base import Command, Done
 
 if TYPE_CHECKING:
+    from SegGuidedMMRegLib.editing import Change
     from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.importing import ImportReport, ImportRules
     from SegGuidedMMRegLib.importing.sources import Candidate
@@ -142,7 +143,8 @@ class New(Command):
     """Name of the other modality."""
     files: OmitArgPrefixes[Files] = field(default_factory=Files)
     structures: tuple[str, ...] = ()
-    """Label values, names and colours: 1=femur 2=tibia:#56b4e9. Without it: as found in the label files."""
+    """Label values, names and colours: 1=femur 2=tibia:#56b4e9, and :TERM after it for a standard term as 3D
+    Slicer writes it. Without it: as found in the label files."""
     rules: OmitArgPrefixes[Rules] = field(default_factory=Rules)
     grid_size: tuple[int, ...] = ()
     """Voxels of the study grid, x first; chosen from the images without it."""
@@ -222,6 +224,57 @@ class Add(Command):
         for line in (*report.lines(), *summary(study)):
             reporter.log(line)
         return Done({"study": self.study, **_counts(report)})
+
+
+@dataclass(frozen=True)
+class Edit(Command):
+    """Change what is said of a study: role, subject and side of its cases; names, colours and terms of its
+    structures. Images and labels stay as they are.
+
+    Example: segmmreg edit knees --cases dxa/k1 dxa/k2 --role test
+    """
+
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
+    """Folder of the study."""
+    cases: tuple[str, ...] = ()
+    """Cases to change, as modality/name."""
+    role: Literal["train", "validation", "test"] | None = None
+    """What they are for; all images of a subject get the same role."""
+    subject: str | None = None
+    """Whom they show."""
+    mirrored: Literal["yes", "no"] | None = None
+    """Whether they show the other side of the body."""
+    table: Path | None = None
+    """CSV instead: a column case, and as wanted role, subject, mirrored; what is empty stays as it is."""
+    structures: tuple[str, ...] = ()
+    """Names, colours and terms by value, as of `segmmreg new`: 1=femur:#e69f00. A new value adds one."""
+    name: str | None = None
+    """Title of the study."""
+
+    def run(self, reporter: Reporter) -> Done:
+        from SegGuidedMMRegLib.editing import edit_study
+        from SegGuidedMMRegLib.importing.labels import parse_structures
+
+        changes = self._changes()
+        if not changes and not self.structures and not self.name:
+            raise ValueError("There is nothing to change: give --cases, --table, --structures or --name.")
+        structures = parse_structures(self.structures)
+        edited = edit_study(self.study, cases=changes, structures=structures, name=self.name)
+        for note in edited.notes:
+            reporter.log(f"note: {note}")
+        return Done({"study": self.study, "cases": len(changes), "structures": len(structures)})
+
+    def _changes(self) -> dict[str, Change]:
+        from SegGuidedMMRegLib.cases import Role
+        from SegGuidedMMRegLib.editing import Change, changes_in_table
+
+        found = {} if self.table is None else changes_in_table(self.table)
+        role = None if self.role is None else Role(self.role)
+        mirrored = None if self.mirrored is None else self.mirrored == "yes"
+        change = Change(role, self.subject, mirrored)
+        if bool(self.cases) != (change != Change()):
+            raise ValueError("Give --cases together with --role, --subject or --mirrored.")
+        return found | dict.fromkeys(self.cases, change)
 
 
 def _counts(report: ImportReport) -> dict[str, int]:

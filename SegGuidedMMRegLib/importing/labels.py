@@ -20,25 +20,27 @@ _PALETTE = (
 """The first seven are Okabe and Ito's, told apart with colour-blind eyes too."""
 _APART_VOXELS = 0.05
 _MANY_VALUES = 100
+_STRUCTURE = re.compile(r"(?:(\d+)=)?([^=:]+?)(?::#([0-9a-fA-F]{6}))?(?::([^~]*~.*))?")
 
 
 def parse_structures(texts: Sequence[str]) -> tuple[Structure, ...]:
-    """Structures from `VALUE=NAME` or `VALUE=NAME:#RRGGBB`, such as `1=femur:#e69f00`; a bare NAME counts
-    from 1.
+    """Structures from `VALUE=NAME`, `VALUE=NAME:#RRGGBB` or either with `:TERM` at its end, such as
+    `1=femur:#e69f00`; a bare NAME counts from 1. TERM is a line as 3D Slicer writes it (`terminology.py`).
 
     Raises:
         StudyError: naming the text that does not fit.
     """
     found = []
     for n, text in enumerate(texts, 1):
-        match = re.fullmatch(r"(?:(\d+)=)?([^=:]+?)(?::#([0-9a-fA-F]{6}))?", text.strip())
+        match = _STRUCTURE.fullmatch(text.strip())
         if match is None:
             raise StudyError(
-                f"structure {text!r}: expected VALUE=NAME or VALUE=NAME:#RRGGBB, like 1=femur:#e69f00."
+                f"structure {text!r}: expected VALUE=NAME or VALUE=NAME:#RRGGBB, like 1=femur:#e69f00, and "
+                ":TERM after it where it has a standard term."
             )
-        value, name, color = match.groups()
+        value, name, color, term = match.groups()
         rgb = _color(n) if color is None else tuple(int(color[i : i + 2], 16) for i in (0, 2, 4))
-        found.append(Structure(int(value or n), name, rgb))  # type: ignore[arg-type]
+        found.append(Structure(int(value or n), name, rgb, term or ""))  # type: ignore[arg-type]
     return tuple(found)
 
 
@@ -61,7 +63,7 @@ def find_structures(paths: Sequence[Path]) -> tuple[Structure, ...]:
         if labels.segments:
             for s in labels.segments:
                 value = s.value if s.value not in {k.value for k in named.values()} else len(named) + 1
-                named.setdefault(s.name.casefold(), Structure(value, s.name, s.color))
+                named.setdefault(s.name.casefold(), Structure(value, s.name, s.color, s.terminology))
             continue
         here = [int(v) for v in np.unique(labels.array) if v > 0]
         if len(here) > _MANY_VALUES:

@@ -284,6 +284,23 @@ def with_table(candidates: Sequence[Candidate], table: Path) -> tuple[Candidate,
     )
 
 
+def said_of_cases(table: Path) -> dict[str, dict[str, Any]]:
+    """What a CSV or YAML says of cases (subject, role, mirrored), by its column `case`.
+
+    Raises:
+        StudyError: naming table, row and column.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for where, row in _rows(table):
+        check_keys(row, ("case",), ("subject", "role", "mirrored"), where)
+        case = _text(row, "case")
+        if case is None or case in found:
+            raise StudyError(f"{where}: each line needs a case of its own, got {case or 'none'}.")
+        said = _said({**row, "mirrored": _text(row, "mirrored")}, where)
+        found[case] = {name: said[name] for name in ("subject", "role", "mirrored")}
+    return found
+
+
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such list.")

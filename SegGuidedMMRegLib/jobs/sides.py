@@ -127,7 +127,7 @@ class Digests:
             "networks": networks,
             "settings": _short(
                 config.registration.model_dump(mode="json"),
-                [s.__dict__ for s in study.structures],
+                [{"value": s.value, "name": s.name, "color": s.color} for s in study.structures],
                 str(study.grid),
             ),
             "output": _short(output.__dict__),

@@ -24,6 +24,7 @@ COMMANDS = [
     "demo",
     "new",
     "add",
+    "edit",
     "train",
     "segment",
     "register",
