@@ -1,7 +1,7 @@
 """Registering two volumes of the scene: write what the child process needs, run it, show its result.
 
-No window opens and nothing is asked: errors are exceptions. A user interface calls `prepare`, runs the child
-its own way, and calls `load`; a script calls `register`, which does the three.
+No window opens and nothing is asked: errors are exceptions. A user interface calls `prepare`, asks the worker
+for `worker_request`, and calls `load`; a script calls `register`, which runs the command for it.
 """
 
 from __future__ import annotations
@@ -71,11 +71,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Request:
-    """A registration that is ready to run.
+    """A registration that is ready to run, by a command (`arguments`) or the warm worker (`worker_request`).
 
     Attributes:
-        arguments: of `python -m SegGuidedMMRegLib`.
+        study: its folder.
+        images: moving and fixed as the worker is told of them (docs/worker.md).
         folder: where the result will lie.
+        is_in_study: whether that is the place of the pair in the study.
         subject: `moving--fixed`.
         fixed, moving: the volume nodes.
         moving_file: the moving image as it is registered.
@@ -84,8 +86,10 @@ class Request:
         notes: what the user should know, a sentence each.
     """
 
-    arguments: tuple[str, ...]
+    study: Path
+    images: Mapping[str, Mapping[str, Any]]
     folder: Path
+    is_in_study: bool
     subject: str
     fixed: Any
     moving: Any
@@ -94,11 +98,29 @@ class Request:
     inputs: Path
     notes: tuple[str, ...]
 
+    @property
+    def worker_request(self) -> dict[str, Any]:
+        """What to ask the worker for (`WorkerClient.ask`)."""
+        return {"do": "register", **self.images, "out": str(self.folder)}
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The same of `python -m SegGuidedMMRegLib`."""
+        names = [str(image.get("case") or image["file"]) for image in self.images.values()]
+        options = [word for name, image in self.images.items() for word in _options(name, image)]
+        out = () if self.is_in_study else ("--out", str(self.folder))
+        return ("register", str(self.study), *names, *options, *out)
+
 
 class PairRegistration:
-    """Registers volumes of the scene with the study of `bridge`; `runner` starts the child process."""
+    """Registers volumes of the scene with the study of `bridge`.
 
-    def __init__(self, bridge: SceneBridge, runner: Runner) -> None:
+    Args:
+        bridge: to the scene.
+        runner: starts the child process of `register`; `prepare` and `load` need none.
+    """
+
+    def __init__(self, bridge: SceneBridge, runner: Runner | None = None) -> None:
         self._bridge, self._runner = bridge, runner
 
     def register(
@@ -124,6 +146,8 @@ class PairRegistration:
             BridgeError: naming the node that cannot be used, and the remedy.
             RegistrationError: if the child process ends without a result.
         """
+        if self._runner is None:
+            raise TypeError("A runner is needed to register.")
         request = self.prepare(fixed, moving, out=out)
         end = self._runner.run(request.arguments, listener)
         if end.cancelled:
@@ -148,19 +172,16 @@ class PairRegistration:
         inputs = folder / "inputs"
         written = {name: self._write(side, inputs / name, name) for name, side in sides.items()}
         cases = written["moving"].case, written["fixed"].case
-        subject = f"{written['moving'].name}--{written['fixed'].name}"
-        arguments = [text for side in written.values() for text in side.arguments]
-        if cases[0] is not None and cases[1] is not None and out is None:
+        if is_in_study := cases[0] is not None and cases[1] is not None and out is None:
             result = self._bridge.study.registration_folder(cases[0], cases[1])
-            subject = result.name
         else:
             result = folder / "result" if out is None else Path(out)
-            arguments += ["--out", str(result)]
-        texts = [written[name].text for name in ("moving", "fixed")]
         return Request(
-            ("register", str(self._bridge.study.folder), *texts, *arguments),
+            self._bridge.study.folder,
+            {name: side.image for name, side in written.items()},
             result,
-            subject,
+            is_in_study,
+            f"{written['moving'].name}--{written['fixed'].name}",
             sides["fixed"].node,
             sides["moving"].node,
             written["moving"].path,
@@ -190,12 +211,12 @@ class PairRegistration:
 
     def _write(self, side: Side, place: Path, name: str) -> _Written:
         """Write a side's files into `place`; `name` is moving or fixed."""
-        case = self._bridge.case_of(side.node)
+        case, study = self._bridge.case_of(side.node), self._bridge.study
         notes: list[str] = []
         if case is not None and VolumeNodes.is_as_shown(side.node):
-            grid: Grid = self._bridge.study.read_image(case).grid
-            image = self._bridge.study.folder / case.image
-            written = _Written(case.key, image, self._bridge.study.file_name(case), case, [], notes)
+            grid: Grid = study.read_image(case).grid
+            image: dict[str, Any] = {"case": case.key}
+            written = _Written(image, study.folder / case.image, study.file_name(case), case, notes)
         else:
             stem = _file_name(side.node.GetName()) or name
             path = place / f"{stem}.nrrd"
@@ -206,20 +227,21 @@ class PairRegistration:
                     "holds for the volume as it is shown."
                 )
             grid = world.image.grid
-            options = _about(side, case, name)
-            written = _Written(str(path), path, stem, None, options, notes)
+            otherwise = study.source if name == "moving" else study.target
+            image = {"file": str(path), **_about(side, case, otherwise)}
+            written = _Written(image, path, stem, None, notes)
         if side.segmentation is not None:
             path = place / "labels.seg.nrrd"
             found = self._bridge.write_segments(side.segmentation, path, grid, chosen=side.segments)
-            if set(found.empty) | set(found.missing) == {s.name for s in self._bridge.study.structures}:
+            if set(found.empty) | set(found.missing) == {s.name for s in study.structures}:
                 raise BridgeError(f"Nothing is drawn in {side.segmentation.GetName()!r} over this image.")
             notes += [f"{side.segmentation.GetName()}: {text}" for text in found.problems()]
-            written.arguments.extend([f"--{name}-labels", str(path)])
+            image["labels"] = str(path)
         if side.points is not None:
             path = place / "points.mrk.json"
             if unplaced := self._bridge.write_points(side.points, path):
                 notes.append(f"{side.points.GetName()}: without position, left out: {', '.join(unplaced)}.")
-            written.arguments.extend([f"--{name}-landmarks", str(path)])
+            image["landmarks"] = str(path)
         return written
 
 
@@ -231,18 +253,24 @@ def _file_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Written:
-    text: str
+    image: dict[str, Any]
     path: Path
     name: str
     case: Case | None
-    arguments: list[str]
     notes: list[str]
 
 
-def _about(side: Side, case: Case | None, name: str) -> list[str]:
-    """Options that say what a volume shows; a changed copy of a case shows what the case does."""
-    modality = side.modality or (case.modality if case is not None else None)
-    options = [f"--{name}-modality", modality] if modality else []
-    if side.mirrored or (case is not None and case.mirrored):
-        options.append(f"--{name}-mirrored")
+def _about(side: Side, case: Case | None, otherwise: str) -> dict[str, Any]:
+    """What a volume shows; a changed copy of a case shows what the case does."""
+    modality = side.modality or (otherwise if case is None else case.modality)
+    mirrored = side.mirrored or (case is not None and case.mirrored)
+    return {"modality": modality, "mirrored": True} if mirrored else {"modality": modality}
+
+
+def _options(name: str, image: Mapping[str, Any]) -> list[str]:
+    """What is known of an image, as options of the command; `name` is moving or fixed."""
+    options = [f"--{name}-mirrored"] if image.get("mirrored") else []
+    for what in ("modality", "labels", "landmarks"):
+        if what in image:
+            options += [f"--{name}-{what}", str(image[what])]
     return options

@@ -42,6 +42,7 @@ from SegGuidedMMRegLib.points import read_points
 from SegGuidedMMRegLib.study_file import StudyError
 from SegGuidedMMRegLib.study_record import to_record
 from SegGuidedMMRegLib.transform_files import write_transform
+from SegGuidedMMRegLib.worker.requests import parse_request
 
 
 class Child:
@@ -216,6 +217,37 @@ def test_what_the_user_should_know_is_noted(scene, study, bridge):
     assert "a (source): its parent transform bends it, so it was resampled" in told
     assert "b (target) labels: nothing drawn for patella." in told
     assert "m: without position, left out: lost." in told
+
+
+def test_the_worker_is_asked_for_the_same_as_the_command(scene, study, bridge, tmp_path):
+    moving, fixed = volumes(bridge)
+    registration = PairRegistration(bridge)
+    request = registration.prepare(fixed, moving)
+    asked = parse_request(json.dumps({"id": 1, **request.worker_request}).encode())
+    assert (asked.moving.case, asked.fixed.case) == ("source/a", "target/b")
+    assert Path(asked.out) == study.folder / "registrations/a--b"
+    theirs = copy_of(scene, moving, "T1")
+    points = []
+    for name in ("m", "f"):
+        points.append(scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name))
+        points[-1].AddControlPoint([1, 2, 3], "condyle")
+    request = registration.prepare(
+        Side(fixed, segmentation=bridge.show_labels(study.cases[1]), points=points[1]),
+        Side(theirs, points=points[0], mirrored=True),
+        out=tmp_path / "mine",
+    )
+    asked = parse_request(json.dumps({"id": 2, **request.worker_request}).encode())
+    for side, image in (("moving", asked.moving), ("fixed", asked.fixed)):
+        for what in ("labels", "landmarks", "modality"):
+            option, told = f"--{side}-{what}", getattr(image, what)
+            assert (option in request.arguments) == (told is not None)
+            if told is not None:
+                assert request.arguments[request.arguments.index(option) + 1] == told
+    assert (asked.moving.file, asked.fixed.case) == request.arguments[2:4]
+    assert (asked.moving.modality, asked.moving.mirrored) == ("source", True)
+    assert request.arguments[-2:] == ("--out", str(tmp_path / "mine"))
+    with pytest.raises(TypeError, match="runner is needed"):
+        registration.register(fixed, moving)
 
 
 UNTRAINED = JobEnd(2, False, None, "The study is not trained. Train it.", "not_trained")
