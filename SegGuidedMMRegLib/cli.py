@@ -22,6 +22,7 @@ from SegGuidedMMRegLib.commands.assist import Propagate, Suggest, Worker
 from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, Edit, New
 from SegGuidedMMRegLib.commands.info import Info, SetSettings, ShowStatus
+from SegGuidedMMRegLib.commands.label import Label
 from SegGuidedMMRegLib.commands.register import Register
 from SegGuidedMMRegLib.commands.transforms import Apply, Export
 from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment, Train
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type[Command]] = {
     "new": New,
     "add": Add,
     "edit": Edit,
+    "label": Label,
     "train": Train,
     "segment": Segment,
     "register": Register,

@@ -225,10 +225,15 @@ class Study:
         """What training code may see, and nothing else."""
         return TrainingView.of(self)
 
-    # -- where results lie ------------------------------------------------------------------------------
+    # -- where files lie --------------------------------------------------------------------------------
     def stage_folder(self, stage: str) -> Path:
         """Folder of a stage's weights, settings and logs."""
         return require_inside(self.folder, self.folder / "models" / check_name(stage, "stage"))
+
+    def label_path(self, case: Case) -> Path:
+        """Where the hand segmentation of `case` lies, or will."""
+        relative = case.label or f"labels/{case.modality}/{case.name}.seg.nrrd"
+        return require_inside(self.folder, self.folder / relative)
 
     def prediction_path(self, case: Case, *, adapted: bool = True) -> Path:
         """Where the predicted segmentation of `case` lies, with or without adaptation."""

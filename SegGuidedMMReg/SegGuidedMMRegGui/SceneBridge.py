@@ -29,7 +29,6 @@ from SegGuidedMMRegLib.points import write_points
 from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Study
-from SegGuidedMMRegLib.study_file import require_inside
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,7 @@ class SceneBridge:
 
     def label_path(self, case: Case) -> Path:
         """Where the hand segmentation of a case lies, or will."""
-        relative = case.label or f"labels/{case.modality}/{case.name}.seg.nrrd"
-        return require_inside(self.study.folder, self.study.folder / relative)
+        return self.study.label_path(case)
 
     def show_landmarks(self, case: Case) -> Any:
         """The landmarks of a case as a point list.

@@ -10,7 +10,7 @@ from SegGuidedMMRegLib.study import Study, StudyError
 from SegGuidedMMRegLib.study_file import FORMAT
 from SegGuidedMMRegLib.study_record import parts_from_record
 
-_NOT_IN_THE_FILE = "predicted"
+_NOT_IN_THE_FILE = ("predicted", "draft")
 
 
 def study_as_told(folder: Path | str, told: Mapping[str, Any]) -> Study:
@@ -24,7 +24,7 @@ def study_as_told(folder: Path | str, told: Mapping[str, Any]) -> Study:
     folder = Path(folder)
     try:
         record = {name: told[name] for name in ("name", "dimension", "structures", "grid")}
-        cases = [{k: v for k, v in case.items() if k != _NOT_IN_THE_FILE} for case in told["cases"]]
+        cases = [{k: v for k, v in case.items() if k not in _NOT_IN_THE_FILE} for case in told["cases"]]
         modalities = {"source": told["source"], "target": told["target"]}
         parts = parts_from_record({"format": FORMAT, **record, "modalities": modalities, "cases": cases})
         return Study(folder, config=None, **parts)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from SegGuidedMMRegLib.commands.base import Command, Done
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import Reporter
-    from SegGuidedMMRegLib.study import Study
+    from SegGuidedMMRegLib.study import Case, Study
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,19 @@ def _study(reporter: Reporter, folder: Path) -> Done:
     study = Study.open(folder)
     for line in _study_lines(study):
         reporter.log(line)
-    cases = [{**asdict(case), "predicted": study.prediction_path(case).is_file()} for case in study.cases]
+    cases = [{**asdict(case), **_files_of(study, case)} for case in study.cases]
     about = {"name": study.name, "dimension": study.dimension, "preset": study.config.preset}
     modalities = {"source": study.source, "target": study.target}
     parts = {name: to_record(study)[name] for name in ("structures", "grid")}
     return Done({"study": folder, **about, **modalities, **parts, "cases": cases})
+
+
+def _files_of(study: Study, case: Case) -> dict[str, bool]:
+    """What lies in the folder beside what `study.yaml` says; a draft is a segmentation without a use."""
+    return {
+        "predicted": study.prediction_path(case).is_file(),
+        "draft": case.label is None and study.label_path(case).is_file(),
+    }
 
 
 def _study_lines(study: Study) -> list[str]:

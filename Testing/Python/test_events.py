@@ -144,6 +144,7 @@ def test_every_command_speaks_events(finished, tmp_path, told) -> None:
     asked = {
         "new": (tmp_path / "new", *files),
         "add": (folder, "--target-labels", finished.file("labels", TARGET, study.cases_of(TARGET)[0].name)),
+        "label": (folder, study.cases_of(SOURCE)[0].name),
         "train": (folder,),
         "segment": (folder, picture, "--modality", TARGET, "--out", out),
         "register": (folder, moving, picture, "--out", out / "pair"),
