@@ -129,6 +129,7 @@ def _run_if_needed(stage: str, context: _Context, freshness: Freshness) -> None:
         context.reporter.log(
             f"{stage}: up to date" + (f" ({', '.join(by_hand)} replaced by hand)" if by_hand else "")
         )
+        by_first(lambda: _draw(stage, context, freshness))
         return
     context.reporter.log(f"{stage}: runs ({why})")
     context.tensors  # noqa: B018  what cannot be read is told before an earlier result is cleared away
@@ -138,6 +139,16 @@ def _run_if_needed(stage: str, context: _Context, freshness: Freshness) -> None:
     with memory_remedy(stage, memory_remedies(context.config)[stage]):
         _RUN[stage](context)
     by_first(lambda: _complete(stage, made_from, start, context, freshness))
+    by_first(lambda: _draw(stage, context, freshness))
+
+
+def _draw(stage: str, context: _Context, freshness: Freshness) -> None:
+    """Pictures of what the stage made, and tell that it is done."""
+    from SegGuidedMMRegLib.report.stage_pictures import draw_stage
+    from SegGuidedMMRegLib.training_status import stage_pictures
+
+    draw_stage(context.study, stage, freshness.made(stage), context.reporter)
+    context.reporter.result(stage, pictures=stage_pictures(context.study.stage_folder(stage)))
 
 
 def _begin(folder: Path, made_from: dict[str, str], context: _Context) -> None:

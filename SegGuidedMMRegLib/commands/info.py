@@ -44,15 +44,26 @@ class ShowStatus(Command):
 
     study: Annotated[Positional[Path], arg(metavar="STUDY")]
     """Folder of the study."""
+    training: bool = False
+    """Also say what training needs on this machine, and where its pictures are; with --events its curves
+    too."""
 
     def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.status import status_of
         from SegGuidedMMRegLib.study import Study
 
-        status = status_of(Study.open(self.study))
+        study = Study.open(self.study)
+        status = status_of(study)
         for line in status.lines():
             reporter.log(line)
-        return Done({"study": self.study, **status.record()})
+        if not self.training:
+            return Done({"study": self.study, **status.record()})
+        from SegGuidedMMRegLib.training_status import training_lines, training_of
+
+        training = training_of(study)
+        for line in training_lines(training):
+            reporter.log(line)
+        return Done({"study": self.study, **status.record(), "training": training})
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def read_curves(path: Path, run: str) -> list[Curve]:
 
 def draw(curve: Curve) -> Markup:
     """The curve as an inline SVG: the values thin, their moving average bold."""
-    steps, values = _reduced(np.asarray(curve.steps, float), np.asarray(curve.values, float))
+    steps, values = reduced(curve.steps, curve.values, _MOST_POINTS)
     smooth = _moving_average(values)
     x_ticks, x_range = _axis(steps, 4)
     y_ticks, y_range = _axis(values, 5)
@@ -81,10 +81,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _reduced(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `_MOST_POINTS` points, each the mean of its neighbours."""
-    pieces = np.array_split(np.arange(len(steps)), min(len(steps), _MOST_POINTS))
-    return np.array([steps[p[-1]] for p in pieces]), np.array([values[p].mean() for p in pieces])
+def reduced(steps: Sequence[float], values: Sequence[float], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many points, each the mean of its neighbours."""
+    known = np.asarray(values, float)
+    pieces = np.array_split(np.arange(len(known)), min(len(known), most))
+    return np.array([float(steps[p[-1]]) for p in pieces]), np.array([known[p].mean() for p in pieces])
 
 
 def _moving_average(values: np.ndarray) -> np.ndarray:

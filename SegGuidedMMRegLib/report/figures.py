@@ -90,25 +90,26 @@ def prediction_strip(study: Study, case: Case, dice: dict[str, float | None]) ->
 # -- training samples ---------------------------------------------------------------------------------------
 def sample_strip(study: Study, stage: str, title: str, note: str) -> Strip | None:
     """Some of the images that a stage made to learn from (`samples.safetensors`); `None` if it kept none."""
-    path = study.stage_folder(stage) / "samples.safetensors"
-    if study.grid is None or not path.is_file():
+    folder = study.stage_folder(stage)
+    if study.grid is None or not (folder / "samples.safetensors").is_file():
         return None
     shown = []
-    for n, (image, labels) in enumerate(_read_samples(path, study), start=1):
+    for n, (image, labels) in enumerate(read_samples(folder, study, SHOWN_SAMPLES), start=1):
         view = pictures.fullest_view(study.grid, labels > 0)
         figure = pictures.overlay(image, view, [Outline(labels)], study.structures)
         shown.append(picture(figure, "", f"{title}, number {n}"))
     return Strip(title, note, shown) if shown else None
 
 
-def _read_samples(path: Path, study: Study) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Images and label maps (class values) spread over the file; none if it is damaged."""
+def read_samples(folder: Path, study: Study, most: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Images and label maps (class values) spread over the samples of a stage; none if they are damaged."""
+    path = folder / "samples.safetensors"
     values = np.array([0, *(s.value for s in study.structures)])
     try:
         with safe_open(path, framework="np") as file:
             images, labels = file.get_slice("images"), file.get_slice("labels")
             count = images.get_shape()[0]
-            chosen = sorted({round(n) for n in np.linspace(0, count - 1, SHOWN_SAMPLES)} if count else [])
+            chosen = sorted({round(n) for n in np.linspace(0, count - 1, most)} if count else [])
             return [(images[n][0], values[labels[n]]) for n in chosen]
     except (OSError, SafetensorError, IndexError):
         return []

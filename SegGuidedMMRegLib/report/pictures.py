@@ -144,10 +144,7 @@ def overlay(
     canvas = _Canvas(view, image.shape)
     canvas.show(_unit(image, view), cmap="gray", vmin=0, vmax=1)
     for outline in outlines:
-        labels = view.cut(outline.labels)
-        for structure in structures:
-            colour = "#{:02x}{:02x}{:02x}".format(*structure.color)
-            canvas.outline(labels == structure.value, colour, dashed=outline.dashed)
+        canvas.structures(view.cut(outline.labels), structures, dashed=outline.dashed)
     return canvas.figure
 
 
@@ -162,7 +159,13 @@ def checkerboard(first: NDArray[Any], second: NDArray[Any], view: View, tiles: i
     return canvas.figure
 
 
-def warped_grid(field: DisplacementField, view: View, background: NDArray[Any] | None = None) -> Figure:
+def warped_grid(
+    field: DisplacementField,
+    view: View,
+    background: NDArray[Any] | None = None,
+    labels: NDArray[Any] | None = None,
+    structures: Sequence[Structure] = (),
+) -> Figure:
     """A regular grid drawn on the (pre-aligned) moving image, as the transform carries it to the fixed one.
 
     The lines are level sets of the in-plane coordinates of x + u(x), so they lie on the warped image; where
@@ -172,6 +175,8 @@ def warped_grid(field: DisplacementField, view: View, background: NDArray[Any] |
         field: u on the fixed grid.
         view: of that grid.
         background: an image of its shape, shown dimmed.
+        labels: a label map of its shape, whose borders are drawn in the colours of the structures.
+        structures: which values to draw.
     """
     grid = field.grid
     plane = np.stack([view.cut(field.displacement_lps_mm[..., c]) for c in range(3)], axis=-1)
@@ -187,6 +192,8 @@ def warped_grid(field: DisplacementField, view: View, background: NDArray[Any] |
         reached_mm = (start + in_voxels[..., grid.dimension - 1 - axis]) * grid.axis_spacing[axis]
         levels = np.arange(step / 2, grid.shape[axis] * grid.axis_spacing[axis], step)
         canvas.lines(reached_mm, levels)
+    if labels is not None:
+        canvas.structures(view.cut(labels), structures)
     return canvas.figure
 
 
@@ -222,6 +229,13 @@ def encode(figure: Figure, *, quality: int = 85) -> bytes:
     return buffer.getvalue()
 
 
+def encode_png(figure: Figure) -> bytes:
+    """A figure as PNG of twice as many pixels a side: the same bytes each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * _DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 # -- helpers ------------------------------------------------------------------------------------------------
 class _Canvas:
     """A figure that one picture fills. Its coordinates are the indices of the picture's pixels.
@@ -247,6 +261,13 @@ class _Canvas:
         rows, columns = (n * self._step - 0.5 for n in pixels.shape)
         extent = (-0.5, columns, rows, -0.5)
         self._axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased", **colours)
+
+    def structures(
+        self, labels: NDArray[Any], structures: Sequence[Structure], *, dashed: bool = False
+    ) -> None:
+        for structure in structures:
+            colour = "#{:02x}{:02x}{:02x}".format(*structure.color)
+            self.outline(labels == structure.value, colour, dashed=dashed)
 
     def outline(
         self, mask: NDArray[np.bool_], colour: str, *, dashed: bool = False, halo: bool = True

@@ -256,6 +256,9 @@ def test_the_cyclegan_runs_as_a_method(tmp_path, source_folder):
     adapt(make_tensors(), None, config, source_folder=source_folder, folder=tmp_path, reporter=Reporter())
     record = json.loads((tmp_path / "adaptation.json").read_text())
     assert {"source", "cyclegan"} <= set(record["snapshots"])
+    translated = AugmentedSamples.load(tmp_path)
+    assert len(translated.images) == len(translated.labels) > 0
+    assert 0 <= translated.images.min() < translated.images.max() <= 1
     steps = [json.loads(line)["step"] for line in (tmp_path / "cyclegan" / "metrics.jsonl").open()]
     assert max(steps) == 3  # six target images, two at a time
 

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from SegGuidedMMRegLib.config import AdaptationConfig
 from SegGuidedMMRegLib.losses import dice_loss
 from SegGuidedMMRegLib.networks.translation import Discriminator, Generator
-from SegGuidedMMRegLib.training.adaptation.task import AdaptationTask, Snapshot, SourceSamples
+from SegGuidedMMRegLib.training.adaptation.task import EXAMPLES, AdaptationTask, Snapshot, SourceSamples
+from SegGuidedMMRegLib.training.augmentation.samples import AugmentedSamples
 from SegGuidedMMRegLib.training.data import checksum
+from SegGuidedMMRegLib.training.devices import by_first
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, seed_of
 
 
@@ -259,4 +261,13 @@ class CycleGan:
             config=task.config.training,
             reporter=task.reporter,
         )
+        by_first(lambda: _keep_examples(stage.networks["to_target"], task))
         return [task.judged("cyclegan", stage.networks["target_network"])]
+
+
+@torch.no_grad()
+def _keep_examples(to_target: nn.Module, task: AdaptationTask) -> None:
+    """Write a few of the translated images, for people to look at."""
+    some = slice(0, EXAMPLES)
+    translated = torch.cat([to_target(image[None]) for image in task.samples.images[some]])
+    AugmentedSamples(translated, task.samples.labels[some]).save(task.folder)

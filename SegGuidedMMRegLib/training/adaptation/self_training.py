@@ -23,6 +23,7 @@ from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network
 from SegGuidedMMRegLib.training.adaptation.collapse import confidence, structure_sizes
 from SegGuidedMMRegLib.training.adaptation.position import position_prior, with_prior
 from SegGuidedMMRegLib.training.adaptation.task import (
+    EXAMPLES,
     AdaptationTask,
     Snapshot,
     predict_labels,
@@ -44,9 +45,6 @@ from SegGuidedMMRegLib.training.veil import emptiness, veiled
 
 _TEACHER_RATE = 0.3
 """Learning rate of the mean teacher phase, as a share of `adaptation.learning_rate`."""
-
-_EXAMPLES = 6
-"""Randomised images kept for the report."""
 
 
 class RandomisedSource:
@@ -225,7 +223,7 @@ def _keep_examples(source: RandomisedSource, task: AdaptationTask) -> None:
     """Write a few of the images that are learned from, for people to look at."""
     generator = torch.Generator(task.target_images.device)
     generator.manual_seed(seed_of(task.config.training.seed, "adaptation", "examples"))
-    by_first(lambda: AugmentedSamples(*source.draw(_EXAMPLES, generator)).save(task.folder))
+    by_first(lambda: AugmentedSamples(*source.draw(EXAMPLES, generator)).save(task.folder))
 
 
 def _prepare(stage: TrainableStage, network: nn.Module, rate: float, task: AdaptationTask) -> None:

@@ -17,6 +17,9 @@ from SegGuidedMMRegLib.training.data import StudyTensors
 from SegGuidedMMRegLib.training.devices import by_first
 from SegGuidedMMRegLib.training.loop import seed_of
 
+EXAMPLES = 6
+"""Images that are learned from, kept for people to look at."""
+
 
 @dataclass(frozen=True)
 class SourceSamples:

@@ -36,6 +36,8 @@ __all__ = ["AugmentedSamples", "augment", "load_samples"]
 NAME = "augmentation"
 _VOXELS_AT_ONCE = 4_000_000
 """Of the study grid, in one batch of pairs: keeps memory in 3D below a few GB."""
+_SHOWN = 4
+"""Samples whose maps are kept for pictures, spread over all."""
 
 
 class Method(Protocol):
@@ -131,26 +133,31 @@ def _make(
     at_once = ImagesAtOnce.of(config.training.images_at_once)
     at_once.largest = pairs_at_once(settings, tensors.source_images[0].numel())
     checkpoints = Checkpoints(folder, _fingerprint(tensors, pairs, at_once.largest, config), config.training)
-    done, images, labels, kept, dropped = _taken_over(checkpoints.read(reporter.log))
+    done, images, labels, kept, dropped, shown = _taken_over(checkpoints.read(reporter.log))
     if done:
         reporter.log(f"{NAME}: continued after {done} of {len(pairs)} pairs.")
     reporter.started(NAME, len(pairs))
 
-    def warped(batch: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor, str | None]]:
+    def warped(batch: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor, Tensor, str | None]]:
         generator.manual_seed(seed_of(config.training.seed, NAME, "deformation", done))
         return _warped(tensors, batch, method, settings, generator)
 
     for batch, made in in_batches(pairs[done:], at_once, warped, name=NAME, log=reporter.log):
-        for pair, (image, label, fault) in zip(batch, made, strict=True):
+        for number, (pair, (image, label, displacement, fault)) in enumerate(
+            zip(batch, made, strict=True), start=done
+        ):
             if fault:
                 dropped[fault] += 1
                 continue
+            if len(shown) <= number * _SHOWN // len(pairs):
+                shown[len(kept)] = displacement.clone()  # not a view, which would be saved with its batch
             images.append(image)
             labels.append(label)
             kept.append(pair)
         done += len(batch)
         if done < len(pairs) and checkpoints.is_due():
-            checkpoints.write(_record(done, images, labels, kept, dropped))
+            made_so_far = {"images": images, "labels": labels, "kept": kept, "shown": shown}
+            checkpoints.write({"done": done, "dropped": dict(dropped), **made_so_far})
         reporter.progress(NAME, done, len(pairs), kept=len(kept))
     if not kept:
         return replace(AugmentedSamples.none(tensors.grid.shape), dropped=dict(dropped))
@@ -161,24 +168,21 @@ def _make(
         moving=tuple(tensors.source_names[m] for m, _ in kept),
         fixed=tuple(tensors.source_names[f] if has_fixed else "" for _, f in kept),
         dropped=dict(dropped),
+        displacements=shown,
     )
 
 
-_Parts = tuple[int, list[Tensor], list[Tensor], list[tuple[int, int]], Counter[str]]
-"""Pairs that are done, images, labels and pairs that were kept, and how many were dropped, by reason."""
-
-
-def _record(
-    done: int, images: list[Tensor], labels: list[Tensor], kept: list[tuple[int, int]], dropped: Counter[str]
-) -> dict[str, Any]:
-    return {"done": done, "images": images, "labels": labels, "kept": kept, "dropped": dict(dropped)}
+_Parts = tuple[int, list[Tensor], list[Tensor], list[tuple[int, int]], Counter[str], dict[int, Tensor]]
+"""Pairs that are done, images, labels and pairs that were kept, how many were dropped, by reason, and maps of
+some that were kept."""
 
 
 def _taken_over(record: dict[str, Any] | None) -> _Parts:
     if record is None:
-        return 0, [], [], [], Counter()
+        return 0, [], [], [], Counter(), {}
     kept = [(int(m), int(f)) for m, f in record["kept"]]
-    return record["done"], record["images"], record["labels"], kept, Counter(record["dropped"])
+    dropped, shown = Counter(record["dropped"]), record.get("shown", {})
+    return record["done"], record["images"], record["labels"], kept, dropped, shown
 
 
 def _fingerprint(tensors: StudyTensors, pairs: list[tuple[int, int]], size: int, config: Config) -> str:
@@ -209,8 +213,8 @@ def _warped(
     method: Method,
     settings: AugmentationConfig,
     generator: torch.Generator,
-) -> list[tuple[Tensor, Tensor, str | None]]:
-    """Of each pair the warped image [1, *shape] and labels [*shape] uint8, on the CPU, and its fault."""
+) -> list[tuple[Tensor, Tensor, Tensor, str | None]]:
+    """Of each pair the warped image [1, *shape] and labels [*shape] uint8, on the CPU, its map, its fault."""
     moving = tensors.source_images[[m for m, _ in batch]]
     fixed = tensors.source_images[[f for _, f in batch]]
     displacement = method.displacement(moving, fixed, generator)
@@ -220,7 +224,7 @@ def _warped(
         warp_labels(tensors.source_labels[m], u, tensors.classes).to("cpu", torch.uint8)
         for (m, _), u in zip(batch, displacement, strict=True)
     ]
-    return list(zip(warped.cpu(), labels, faults, strict=True))
+    return list(zip(warped.cpu(), labels, displacement.half().cpu(), faults, strict=True))
 
 
 def warp_labels(labels: Tensor, displacement: Tensor, classes: int) -> Tensor:

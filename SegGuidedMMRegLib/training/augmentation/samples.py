@@ -28,6 +28,8 @@ class AugmentedSamples:
         moving: names of the labelled cases that they were made from.
         fixed: names of the cases that those were registered to; empty texts where there was none.
         dropped: how many were made and dropped, by reason.
+        displacements: of some of the samples, for pictures: by row of `images` the map [d, *shape] in voxels,
+            float16, that made it.
     """
 
     images: Tensor
@@ -35,6 +37,7 @@ class AugmentedSamples:
     moving: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
+    displacements: dict[int, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def none(shape: tuple[int, ...]) -> AugmentedSamples:
@@ -48,6 +51,9 @@ class AugmentedSamples:
             "images": self.images.detach().cpu().contiguous(),
             "labels": self.labels.detach().cpu().contiguous(),
         }
+        if self.displacements:
+            tensors["displacements"] = torch.stack(list(self.displacements.values())).contiguous()
+            tensors["displaced_rows"] = torch.tensor(list(self.displacements))
         with atomic_path(folder / SAMPLES_FILE) as path:
             save_file(tensors, path, metadata={"about": json.dumps(about)})
 
@@ -64,6 +70,6 @@ class AugmentedSamples:
                 about: dict[str, Any] = parse_json(file.metadata()["about"], str(path))
                 images, labels = file.get_tensor("images"), file.get_tensor("labels")
             names = (tuple(about["moving"]), tuple(about["fixed"]))
-            return AugmentedSamples(images, labels, *names, about["dropped"])
+            return AugmentedSamples(images, labels, *names, about["dropped"])  # pictures alone need the maps
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: no readable samples ({error}). Run the augmentation again.") from None
