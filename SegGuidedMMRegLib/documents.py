@@ -19,6 +19,7 @@ from typing import Any
 LARGEST_TEXT = 64 * 2**20
 """Bytes of a text file at most; a study of 5 000 cases has about 2 million."""
 _DEEPEST, _MOST_DIGITS = 64, 300
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 _NUMBERS = {
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]{0,17})$"),
     "tag:yaml.org,2002:float": re.compile(
@@ -101,6 +102,14 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_loader())
     except (yaml.YAMLError, ValueError) as error:
         raise DocumentError(f"{where}: not readable as YAML ({shortened(error)}).") from None
+
+
+def spreadsheet_text(text: str) -> str:
+    """`text` for a cell of a table that a person may open: never taken for a formula.
+
+    Spreadsheets calculate what begins with `=`, `+`, `-` or `@`; behind an apostrophe it is a text to them.
+    """
+    return f"'{text}" if text.startswith(_FORMULA_BEGINS) else text
 
 
 def csv_rows(text: str, where: str, delimiter: str = ",") -> list[list[str]]:

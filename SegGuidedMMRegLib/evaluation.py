@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from SegGuidedMMRegLib import metrics
 from SegGuidedMMRegLib.digests import FileDigests
-from SegGuidedMMRegLib.documents import read_json
+from SegGuidedMMRegLib.documents import read_json, spreadsheet_text
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
 from SegGuidedMMRegLib.freshness import Freshness
@@ -372,9 +372,15 @@ def _table(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
         writer.writerow([field.name for field in fields(Row)])
 
         def write(rows: Iterable[Row]) -> None:
-            writer.writerows(["" if entry is None else entry for entry in astuple(row)] for row in rows)
+            writer.writerows([_cell(entry) for entry in astuple(row)] for row in rows)
 
         yield write
+
+
+def _cell(entry: object) -> object:
+    if entry is None:
+        return ""
+    return spreadsheet_text(entry) if isinstance(entry, str) else entry
 
 
 def read_evaluation(study: Study) -> dict[str, Any] | None:

@@ -137,7 +137,8 @@ def _registrations(study: Study) -> Found:
         return Found("registrations", "missing")
     from SegGuidedMMRegLib.jobs import Output
     from SegGuidedMMRegLib.jobs.cohort import pair_digests
-    from SegGuidedMMRegLib.jobs.pairs import Side
+    from SegGuidedMMRegLib.jobs.pairs import Pair, Side
+    from SegGuidedMMRegLib.jobs.sides import GIVEN
 
     try:
         digests = pair_digests(study, Output())
@@ -147,11 +148,11 @@ def _registrations(study: Study) -> Found:
     reasons: Counter[str] = Counter()
     for path in paths:
         report = _json(path)
-        sides = [_case(cases, report.get(which)) for which in ("moving", "fixed")]
+        moving, fixed = (_case(cases, report.get(which)) for which in ("moving", "fixed"))
         was = report.get("made_from")
-        if not isinstance(was, dict) or sides[0] is None or sides[1] is None:
-            continue  # images from outside, or given segmentations: only whoever gave them knows
-        now = digests(*(Side.of_case(study, case) for case in sides if case is not None))
+        if not isinstance(was, dict) or moving is None or fixed is None or GIVEN & was.keys():
+            continue  # what came from outside, only whoever gave it knows
+        now = digests(Pair(Side.of_case(study, moving), Side.of_case(study, fixed)))
         changed = [name for name in differences(now, was) if name != "output"]
         reasons[", ".join(changed)] += bool(changed)
     stale = sum(reasons.values())

@@ -99,7 +99,7 @@ class Rules:
         """The same for the importing functions."""
         from SegGuidedMMRegLib.cases import Role
         from SegGuidedMMRegLib.importing import ImportRules
-        from SegGuidedMMRegLib.importing.sources import check_spacing
+        from SegGuidedMMRegLib.importing.rows import check_spacing
         from SegGuidedMMRegLib.importing.splits import SplitRules
 
         splits = SplitRules(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from SegGuidedMMRegLib.cases import Case, LabelUse, Role, Structure
-from SegGuidedMMRegLib.documents import read_text
+from SegGuidedMMRegLib.documents import read_text, spreadsheet_text
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.importing.labels import find_structures
@@ -384,7 +384,8 @@ def _kept(study: Study, progress: Progress, aside: Sequence[tuple[Path, str]]) -
     else:
         writer.writerow(_LOG_COLUMNS)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    writer.writerows([now, e.outcome, e.file, e.case, e.reason] for e in entries)
+    lines = ((e.outcome, e.file, e.case, e.reason) for e in entries)
+    writer.writerows([now, *map(spreadsheet_text, line)] for line in lines)
     write_text_atomically(path, text.getvalue())
     return ImportReport(tuple(entries))
 

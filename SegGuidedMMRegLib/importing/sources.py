@@ -11,13 +11,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.cases import LabelUse, Role
 from SegGuidedMMRegLib.dicom_bytes import is_dicom
-from SegGuidedMMRegLib.documents import csv_rows, parse_yaml, read_text
+from SegGuidedMMRegLib.importing.rows import file_of, read_rows, spacing_of, text_of, truth_of
 from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys, is_reserved
 
 _IMAGE_SUFFIXES = [
@@ -46,7 +45,6 @@ _IMAGE_ENDING = re.compile(r"_0000$")
 _LABEL_ENDING = re.compile(r"[-_. ](seg|segm|segmentation|labels?|labelmap|mask|gt)$", re.IGNORECASE)
 _POINT_ENDING = re.compile(r"[-_. ](landmarks?|points|fiducials|f)$", re.IGNORECASE)
 _COLUMNS = ("case", "subject", "role", "mirrored", "label", "label_use", "landmarks", "spacing")
-_YES, _NO = {"true", "yes", "y", "1"}, {"false", "no", "n", "0", ""}
 
 
 @dataclass(frozen=True)
@@ -232,22 +230,22 @@ def from_list(path: Path, modalities: Mapping[str, str]) -> Found:
         StudyError: naming list, row and column.
     """
     candidates = []
-    for where, row in _rows(path):
+    for where, row in read_rows(path):
         check_keys(row, ("image", "modality"), _COLUMNS, where)
         word = str(row["modality"]).strip()
         if word not in modalities:
             raise StudyError(f"{where}: modality must be one of {', '.join(modalities)}, got {word!r}.")
-        image = _file(row, "image", path.parent, where)
+        image = file_of(row, "image", path.parent, where)
         if image is None:
             raise StudyError(f"{where}: image is empty.")
-        name = _text(row, "case") or _IMAGE_ENDING.sub("", plain_name(image))
+        name = text_of(row, "case") or _IMAGE_ENDING.sub("", plain_name(image))
         candidates.append(
             Candidate(
                 image,
                 modalities[word],
                 clean_name(name),
-                _file(row, "label", path.parent, where),
-                _file(row, "landmarks", path.parent, where),
+                file_of(row, "label", path.parent, where),
+                file_of(row, "landmarks", path.parent, where),
                 **_said(row, where),
             )
         )
@@ -268,11 +266,11 @@ def with_table(candidates: Sequence[Candidate], table: Path) -> tuple[Candidate,
     from dataclasses import replace
 
     rows: dict[str, dict[str, Any]] = {}
-    for where, row in _rows(table):
-        key = next((k for k in ("file", "image", "case") if _text(row, k)), None)
+    for where, row in read_rows(table):
+        key = next((k for k in ("file", "image", "case") if text_of(row, k)), None)
         if key is None:
             raise StudyError(f"{where}: a column `file` with the name of the image is needed.")
-        rows[plain_name(Path(_text(row, key) or "")).casefold()] = _said(row, where)
+        rows[plain_name(Path(text_of(row, key) or "")).casefold()] = _said(row, where)
     said = [rows.get(plain_name(c.image).casefold(), rows.get(c.name.casefold())) for c in candidates]
     if not any(said):
         raise StudyError(
@@ -291,99 +289,26 @@ def said_of_cases(table: Path) -> dict[str, dict[str, Any]]:
         StudyError: naming table, row and column.
     """
     found: dict[str, dict[str, Any]] = {}
-    for where, row in _rows(table):
+    for where, row in read_rows(table):
         check_keys(row, ("case",), ("subject", "role", "mirrored"), where)
-        case = _text(row, "case")
+        case = text_of(row, "case")
         if case is None or case in found:
             raise StudyError(f"{where}: each line needs a case of its own, got {case or 'none'}.")
-        said = _said({**row, "mirrored": _text(row, "mirrored")}, where)
+        said = _said({**row, "mirrored": text_of(row, "mirrored")}, where)
         found[case] = {name: said[name] for name in ("subject", "role", "mirrored")}
     return found
 
 
-def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such list.")
-    text = read_text(path)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        record = parse_yaml(text, str(path))
-        rows = record.get("cases") if isinstance(record, dict) else record
-        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-            raise StudyError(f"{path}: expected a list of cases, each with names and values.")
-        return [(f"{path}, case {n}", row) for n, row in enumerate(rows, 1)]
-    first = text.partition("\n")[0]
-    delimiter = ";" if first.count(";") > first.count(",") else ","
-    header, *rest = csv_rows(text, str(path), delimiter) or [[]]
-    columns = [name.strip() for name in header]
-    if len(set(columns)) < len(columns):
-        raise StudyError(f"{path}: a column is there twice: {', '.join(columns)[:200]}.")
-    return [(f"{path}, line {n}", _row(columns, row, path, n)) for n, row in enumerate(rest, 2)]
-
-
-def _row(columns: Sequence[str], values: Sequence[str], path: Path, line: int) -> dict[str, Any]:
-    if len(values) > len(columns):
-        raise StudyError(f"{path}, line {line}: has more values than the first line has columns.")
-    return {name: value.strip() for name, value in zip_longest(columns, values, fillvalue="")}
-
-
-def _text(row: Mapping[str, Any], key: str) -> str | None:
-    value = row.get(key)
-    return None if value is None or str(value).strip() == "" else str(value).strip()
-
-
-def _file(row: Mapping[str, Any], key: str, folder: Path, where: str) -> Path | None:
-    text = _text(row, key)
-    if text is None:
-        return None
-    try:
-        path = folder / Path(text).expanduser()
-        there = path.exists()
-    except (ValueError, OSError, RuntimeError) as error:  # such as a NUL in it, or no such user after ~
-        raise StudyError(f"{where}: {key} {text[:80]!r} is no path ({error}).") from None
-    if not there:
-        raise StudyError(f"{where}: {key} {text!r} is not there (looked for {path}).")
-    return path
-
-
 def _said(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    role, use = _text(row, "role"), _text(row, "label_use")
+    role, use = text_of(row, "role"), text_of(row, "label_use")
     if role is not None and role not in [r.value for r in Role]:
         raise StudyError(f"{where}: role must be train, validation or test, got {role!r}.")
     if use not in (None, "training", "evaluation"):
         raise StudyError(f"{where}: label_use must be training or evaluation, got {use!r}.")
     return {
-        "subject": _text(row, "subject"),
+        "subject": text_of(row, "subject"),
         "role": None if role is None else Role(role),
-        "mirrored": _truth(row.get("mirrored"), "mirrored", where),
+        "mirrored": truth_of(row.get("mirrored"), "mirrored", where),
         "label_use": use,
-        "spacing_mm": _spacing(row.get("spacing"), where),
+        "spacing_mm": spacing_of(row.get("spacing"), where),
     }
-
-
-def _truth(value: object, column: str, where: str) -> bool | None:
-    word = None if value is None else str(value).strip().lower()
-    if word is not None and word not in _YES | _NO:
-        raise StudyError(f"{where}: {column} must be yes or no, got {value!r}.")
-    return None if word is None else word in _YES
-
-
-def _spacing(value: object, where: str) -> tuple[float, ...] | None:
-    parts = value if isinstance(value, list) else str(value or "").replace("x", " ").split()
-    try:
-        numbers = tuple(float(p) for p in parts)
-    except (ValueError, TypeError):
-        raise StudyError(f"{where}: spacing must be numbers in mm, got {str(value)[:80]!r}.") from None
-    return check_spacing(numbers, where) if numbers else None
-
-
-def check_spacing(spacing_mm: Sequence[float], where: str) -> tuple[float, ...]:
-    """One number, or one an axis, each above 0 mm.
-
-    Raises:
-        StudyError: naming `where` otherwise.
-    """
-    if len(spacing_mm) not in (1, 2, 3) or not all(0 < s < float("inf") for s in spacing_mm):
-        raise StudyError(
-            f"{where}: spacing must be one, two or three numbers above 0 mm, got {list(spacing_mm)}."
-        )
-    return tuple(float(s) for s in spacing_mm)

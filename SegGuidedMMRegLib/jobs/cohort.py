@@ -28,13 +28,15 @@ from SegGuidedMMRegLib.jobs.maps import (
     networks_digest,
 )
 from SegGuidedMMRegLib.jobs.pairs import Pair, Pairs, test_pairs
-from SegGuidedMMRegLib.jobs.results import Output, remove_unfinished, write_failure, write_pair
+from SegGuidedMMRegLib.jobs.results import Given, Output, remove_unfinished, write_failure, write_pair
 from SegGuidedMMRegLib.jobs.sides import Digests, Images, Prepared
 from SegGuidedMMRegLib.jobs.summary import SummaryFile, summary_path, write_summary
 from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.out_of_memory import release_memory
 from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report
+from SegGuidedMMRegLib.points import MatchedLandmarks, read_matched_landmarks
 from SegGuidedMMRegLib.pool import RENEWED_AFTER, Died, work_off
+from SegGuidedMMRegLib.provenance import differences
 from SegGuidedMMRegLib.refinement import PairResult
 from SegGuidedMMRegLib.study import Study
 
@@ -198,10 +200,10 @@ def _changed(record: Report, pair: Pair, digests: Digests) -> str | None:
     if not isinstance(was, dict):
         return "what they were made from is not known"
     try:
-        now = digests(pair.moving, pair.fixed)
+        now = digests(pair)
     except (ValueError, OSError):  # what is wrong with it is told when it is registered
         return "an image can't be read"
-    changed = [name for name in now if was.get(name) != now[name]]
+    changed = differences(now, was)
     return f"{', '.join(changed)} changed" if changed else None
 
 
@@ -234,18 +236,24 @@ class PairRegistrar:
         folder = self._study.folder / "registrations" / pair.folder_name
         made_from = None
         try:
-            made_from = self._digests(pair.moving, pair.fixed)
+            made_from = self._digests(pair)
             sides = self._images(pair.moving), self._images(pair.fixed)
+            landmarks = pair.landmarks and read_matched_landmarks(*pair.landmarks)
         except WriteError:
             raise
         except (ValueError, OSError) as error:
             return _Work(pair, folder, made_from, None, error)
-        return _Work(pair, folder, made_from, sides, None)
+        return _Work(pair, folder, made_from, sides, None, landmarks)
 
     def _solved(self, tasks: list[PairTask]) -> list[PairResult]:
         if not tasks:
             return []
-        if self._together and len(tasks) % _MULTIPLE:
+        guided = [n for n, task in enumerate(tasks) if task.landmarks is not None]
+        if guided and len(tasks) > 1:  # each is a batch of its own
+            others = iter(self._solved([task for task in tasks if task.landmarks is None]))
+            alone = {n: self._solved([tasks[n]])[0] for n in guided}
+            return [alone[n] if n in alone else next(others) for n in range(len(tasks))]
+        if self._together and not guided and len(tasks) % _MULTIPLE:
             # Copies beside them: how many there are changes the rounding, and a run that was cut off and one
             # that was not shall give the same transforms.
             copies = [tasks[-1]] * (-len(tasks) % _MULTIPLE)
@@ -277,6 +285,7 @@ class PairRegistrar:
             fixed.known,
             output=self._output,
             seconds=seconds,
+            given=Given(moving.given_labels, fixed.given_labels, work.landmarks),
             made_from=work.made_from,
         )
 
@@ -296,12 +305,13 @@ class _Work:
     made_from: dict[str, str] | None
     sides: tuple[Prepared, Prepared] | None
     error: Exception | None
+    landmarks: MatchedLandmarks | None = None
 
     def task(self) -> PairTask:
         if self.sides is None:
             raise ValueError(f"{self.pair.key}: not prepared.")
         moving, fixed = self.sides
-        return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps)
+        return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps, self.landmarks)
 
 
 def _processes(study: Study, run: Run, todo: int) -> int:

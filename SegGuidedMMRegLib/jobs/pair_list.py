@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from SegGuidedMMRegLib.importing.sources import _file, _rows, _spacing, _text, _truth
+from SegGuidedMMRegLib.importing.rows import file_of, read_rows, spacing_of, text_of, truth_of
 from SegGuidedMMRegLib.jobs.pairs import Pair, Pairs, Side, listed
 from SegGuidedMMRegLib.samples import check_modality, file_stem
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.study_file import check_keys, check_name
 
-_OF_A_SIDE = ("modality", "mirrored", "spacing", "labels")
+_OF_A_SIDE = ("modality", "mirrored", "spacing", "labels", "landmarks")
 _OPTIONAL = ("name", *(f"{side}_{what}" for side in ("moving", "fixed") for what in _OF_A_SIDE))
 _SHOWN_PROBLEMS = 10
 
@@ -22,9 +22,10 @@ def pairs_from_csv(study: Study, path: Path) -> Pairs:
 
     Columns: `moving` and `fixed`, each a case of the study (`case7`, `dxa/case7`) or an image file; as
     wanted `name` (of the folder in registrations/), and for either side, such as `moving_labels`:
-    `labels` (a segmentation to use instead of the predicted one), and for image files `modality` (the source
-    for moving, the target for fixed without it), `mirrored` (yes, no), `spacing` (mm, one number or one an
-    axis with spaces between). Files are relative to the CSV.
+    `labels` (a segmentation to use instead of the predicted one), `landmarks` (points that shall meet those
+    of the other side, given for both or none), and for image files `modality` (the source for moving, the
+    target for fixed without it), `mirrored` (yes, no), `spacing` (mm, one number or one an axis with spaces
+    between). Files are relative to the CSV.
 
     Raises:
         FileNotFoundError: if there is no such CSV.
@@ -34,7 +35,7 @@ def pairs_from_csv(study: Study, path: Path) -> Pairs:
     pairs: list[Pair] = []
     problems: list[str] = []
     places: dict[str, str] = {}
-    for where, row in _rows(path):
+    for where, row in read_rows(path):
         try:
             check_keys(row, ("moving", "fixed"), _OPTIONAL, where)
             pair = reader.pair(row, where)
@@ -113,15 +114,25 @@ class _Reader:
         fixed = self._side(row, "fixed", self._study.target, where)
         if (moving.case, moving.path) == (fixed.case, fixed.path):
             raise StudyError(f"{where}: moving and fixed are the same image, {moving.key}.")
-        name = _text(row, "name")
-        return Pair(moving, fixed, _folder_name(name, where) if name else "")
+        name = text_of(row, "name")
+        return Pair(moving, fixed, _folder_name(name, where) if name else "", self._landmarks(row, where))
+
+    def _landmarks(self, row: Mapping[str, Any], where: str) -> tuple[Path, Path] | None:
+        columns = ("moving_landmarks", "fixed_landmarks")
+        moving, fixed = (file_of(row, column, self._folder, where) for column in columns)
+        if moving is not None and fixed is not None:
+            return moving, fixed
+        if moving is fixed:
+            return None
+        there, lacking = columns if fixed is None else reversed(columns)
+        raise StudyError(f"{where}: {there} is given but {lacking} is not: landmarks come in pairs.")
 
     def _side(self, row: Mapping[str, Any], side: str, modality: str, where: str) -> Side:
-        text = _text(row, side)
+        text = text_of(row, side)
         if text is None:
             raise StudyError(f"{where}: {side} is empty.")
-        labels = _file(row, f"{side}_labels", self._folder, where)
-        of_file = {key: _text(row, f"{side}_{key}") for key in ("modality", "mirrored", "spacing")}
+        labels = file_of(row, f"{side}_labels", self._folder, where)
+        of_file = {key: text_of(row, f"{side}_{key}") for key in ("modality", "mirrored", "spacing")}
         cases = [c for c in self._cases.get(text, ()) if of_file["modality"] in (None, c.modality)]
         if len(cases) > 1:
             raise StudyError(
@@ -136,8 +147,8 @@ class _Reader:
             file_stem(path),
             of_file["modality"] or modality,
             path=path,
-            mirrored=_truth(row.get(f"{side}_mirrored"), f"{side}_mirrored", where) or False,
-            spacing_mm=_spacing(row.get(f"{side}_spacing"), where) or (),
+            mirrored=truth_of(row.get(f"{side}_mirrored"), f"{side}_mirrored", where) or False,
+            spacing_mm=spacing_of(row.get(f"{side}_spacing"), where) or (),
             labels=labels,
         )
         try:

@@ -71,11 +71,19 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """A moving and a fixed image, and the name of their folder; "" is `<moving>--<fixed>`."""
+    """A moving and a fixed image.
+
+    Attributes:
+        moving, fixed: the images.
+        name: of their folder; "" is `<moving>--<fixed>`.
+        landmarks: files of points, moving and fixed, that shall come to lie on each other; those of the same
+            names belong together.
+    """
 
     moving: Side
     fixed: Side
     name: str = ""
+    landmarks: tuple[Path, Path] | None = None
 
     @property
     def folder_name(self) -> str:

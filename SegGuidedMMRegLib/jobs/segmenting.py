@@ -201,12 +201,12 @@ class _Origins:
 
     def __init__(self, study: Study) -> None:
         networks = networks_digest(study, SEGMENTING_STAGES)
-        self._sides = Digests(study, Output(), networks)
+        self._digests = Digests(study, Output(), networks)
         self._shared = (networks, str(study.grid), [(s.value, s.name, s.color) for s in study.structures])
 
     def __call__(self, side: Side) -> str:
         try:
-            return digest_of(*self._shared, self._sides(side, side)["moving"])[:32]
+            return digest_of(*self._shared, self._digests.of_image(side))[:32]
         except (ValueError, OSError):  # told when the image is segmented
             return ""
 

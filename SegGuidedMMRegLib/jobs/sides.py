@@ -7,7 +7,7 @@ something that it was made from has changed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
+from SegGuidedMMRegLib.images import Image
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inference import Sample, label_probabilities
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
-from SegGuidedMMRegLib.jobs.pairs import Side
+from SegGuidedMMRegLib.jobs.pairs import Pair, Side
 from SegGuidedMMRegLib.pair_report import PairSide
 from SegGuidedMMRegLib.space import FloatArray
 from SegGuidedMMRegLib.study import Study
@@ -26,6 +27,10 @@ from SegGuidedMMRegLib.study_file import resolve_inside
 
 MEMORY_BYTES = 256 * 1024 * 1024
 """For images and their maps, a process; the two of a pair are kept in any case."""
+
+
+GIVEN = {"segmentations", "landmarks"}
+"""Entries of what a pair was made from that are files which a person gave with it."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class Prepared:
         maps: probabilities, as `Segmenter.probabilities` gives them or made of a given segmentation.
         known: what the report is told.
         warnings: for the reports of its pairs.
+        given_labels: the segmentation that was given for it, if any.
     """
 
     sample: Sample
     maps: Tensor
     known: PairSide
     warnings: tuple[str, ...]
+    given_labels: Image | None = None
 
     @property
     def bytes(self) -> int:
@@ -86,7 +93,7 @@ class Images:
         truth = self._study.read_evaluation_labels(case) if case is not None and case.label else None
         landmarks = self._study.read_landmarks(case) if case is not None and case.landmarks else None
         known = PairSide(sample.name, sample.modality, sample.image, truth, labels, landmarks)
-        return Prepared(sample, maps, known, side.warnings)
+        return Prepared(sample, maps, known, side.warnings, None if side.labels is None else labels)
 
     def _sample(self, side: Side) -> Sample:
         sample = sample_of(self._study, side, self._affines.get(side))
@@ -120,7 +127,7 @@ class Digests:
 
     def __init__(self, study: Study, output: Any, networks: str) -> None:
         self._study = study
-        self._sides: dict[Side, str] = {}
+        self._images: dict[Side, str] = {}
         self._files = FileDigests.of_study(study.folder)
         config = study.config
         self._shared = {
@@ -140,31 +147,38 @@ class Digests:
             ),
         )
 
-    def __call__(self, moving: Side, fixed: Side) -> dict[str, str]:
+    def __call__(self, pair: Pair) -> dict[str, str]:
         """Of a pair.
 
         Raises:
             OSError: if a file is not there.
         """
-        return {**self._shared, "moving": self._of(moving), "fixed": self._of(fixed)}
+        sides = pair.moving, pair.fixed
+        found = {**self._shared, "moving": self.of_image(sides[0]), "fixed": self.of_image(sides[1])}
+        if any(side.labels is not None for side in sides):
+            found["segmentations"] = _short(*(side.labels and self._files(side.labels) for side in sides))
+        if pair.landmarks is not None:
+            found["landmarks"] = _short(*map(self._files, pair.landmarks))
+        return found
 
-    def _of(self, side: Side) -> str:
-        if side not in self._sides:
-            self._sides[side] = self._made(side)
-        return self._sides[side]
+    def of_image(self, side: Side) -> str:
+        """Of one image, but for a segmentation that is given with it."""
+        image = replace(side, labels=None)
+        if image not in self._images:
+            self._images[image] = self._made(image)
+        return self._images[image]
 
     def _made(self, side: Side) -> str:
-        given = None if side.labels is None else self._files(side.labels)
         case = side.case
         if case is None:
             said = (side.name, side.modality, side.mirrored, side.spacing_mm)
-            return _short(self._outside, *said, self._content(side.path), given)
+            return _short(self._outside, *said, self._content(side.path))
         files = [
             None if path is None else self._files(resolve_inside(self._study.folder, path))
             for path in (case.image, case.label, case.landmarks)
         ]
         place = np.round(self._study.study_to_case(case), 9).tolist()
-        return _short(case.name, case.modality, case.mirrored, place, *files, given)
+        return _short(case.name, case.modality, case.mirrored, place, *files)
 
     def _content(self, path: Path | None) -> str | None:
         """Digest of a file, or of all files of a folder (a DICOM series)."""

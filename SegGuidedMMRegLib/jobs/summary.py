@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from SegGuidedMMRegLib.documents import spreadsheet_text
 from SegGuidedMMRegLib.files import append_line, atomic_path
 from SegGuidedMMRegLib.pair_report import Report, against_of, pair_reports, report_paths
 from SegGuidedMMRegLib.study import Structure, Study
@@ -118,7 +119,9 @@ def _line(values: Sequence[Any]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers short, texts in one line."""
+    """Numbers short, texts in one line and no formula."""
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+    if isinstance(value, float | int):
+        return f"{value:.6g}" if isinstance(value, float) else value
+    return spreadsheet_text(" ".join(str(value).split()))

@@ -32,8 +32,9 @@ from trained_study import (
 from SegGuidedMMRegLib import jobs
 from SegGuidedMMRegLib.jobs import sides
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy, forget_outside_images, maps_folder
-from SegGuidedMMRegLib.pair_report import pair_reports
+from SegGuidedMMRegLib.pair_report import pair_reports, read_pair_report
 from SegGuidedMMRegLib.pool import Died, work_off
+from SegGuidedMMRegLib.status import status_of
 from SegGuidedMMRegLib.study import Study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
@@ -216,6 +217,56 @@ def test_files_and_segmentations_of_a_list_are_registered_as_one_pair_is(study, 
         assert listed_one.TransformPoint(point) == pytest.approx(alone.TransformPoint(point), abs=0.2)
     dice = {row["pair"]: float(row["dice_after"]) for row in table(study)}
     assert dice["given"] > 0.75
+
+
+def test_landmarks_of_a_list_pull_their_pair_and_no_other(study, tmp_path):
+    """In the table of a hundred pairs as with one: --moving-landmarks and --fixed-landmarks."""
+    moving, fixed = study.cases_of(SOURCE, "test")[0], study.cases_of(TARGET, "test")[0]
+    jobs.register_study(study, jobs.pairs_of_cases(study, [(moving, fixed)]))
+    plain = sitk.ReadTransform(
+        str(study.folder / "registrations" / f"{moving.name}--{fixed.name}" / "forward.h5")
+    )
+    at = study.read_image(fixed).grid.centre_lps_mm
+    goal = np.add(plain.TransformPoint(at.tolist()), (4.0, 0.0, 0.0))
+    listed = tmp_path / "pairs.csv"
+    for name, point in (("m.csv", goal), ("f.csv", at)):
+        (tmp_path / name).write_text("name,x,y,z\na," + ",".join(map(str, point)) + "\n")
+    rows = [f"{moving.key},{fixed.key},,,plain", f"{moving.key},{fixed.key},m.csv,f.csv,guided"]
+    listed.write_text("\n".join(["moving,fixed,moving_landmarks,fixed_landmarks,name", *rows]))
+    assert run("register", study.folder, "--pairs", listed) == 0
+    found = transforms(study)
+    assert np.array_equal(found["plain"], found[f"{moving.name}--{fixed.name}"])
+    report = read_pair_report(study.folder / "registrations" / "guided")
+    assert report["guiding_landmarks"]["names"] == ["a"]
+    assert report["guiding_landmarks"]["mean_after_mm"] < 2.5
+    assert read_pair_report(study.folder / "registrations" / "plain")["guiding_landmarks"] is None
+
+    heard = Listener()
+    assert jobs.register_study(study, jobs.pairs_from_csv(study, listed), reporter=heard).skipped == 2
+    state = {row.name: row for row in status_of(study).found}["registrations"]
+    assert state.state != "out of date", state.why
+    (tmp_path / "m.csv").write_text("name,x,y,z\na,1,2,0\n")
+    again = jobs.register_study(study, jobs.pairs_from_csv(study, listed), reporter=heard)
+    assert (again.done, again.skipped) == (1, 1)
+    assert any("1 pairs are registered anew: landmarks changed" in m for m in heard.messages)
+    (tmp_path / "m.csv").write_text("name,x,y,z\nb,1,2,0\n")
+    assert jobs.register_study(study, jobs.pairs_from_csv(study, listed)).failed == 1
+    (reason,) = read_pair_report(study.folder / "registrations" / "guided")["reasons"]
+    assert "no landmark name in common" in reason
+
+
+def test_given_segmentations_are_warped_and_make_nothing_out_of_date(study, tmp_path):
+    moving, fixed = study.cases_of(SOURCE, "test")[0], study.cases_of(TARGET, "test")[0]
+    truth = sitk.ReadImage(str(study.folder / moving.label))
+    only_one = sitk.Cast(truth == 1, sitk.sitkUInt8)
+    sitk.WriteImage(only_one, str(tmp_path / "one.nrrd"))
+    listed = tmp_path / "pairs.csv"
+    listed.write_text(f"moving,fixed,moving_labels\n{moving.key},{fixed.key},one.nrrd\n")
+    assert jobs.register_study(study, jobs.pairs_from_csv(study, listed)).done == 1
+    (folder,) = (p for p in (study.folder / "registrations").iterdir() if p.is_dir())
+    assert set(np.unique(values(folder / "warped_labels.seg.nrrd"))) == {0, 1}
+    state = {row.name: row for row in status_of(study).found}["registrations"]
+    assert state.state != "out of date", state.why
 
 
 # -- memory ---------------------------------------------------------------------------------------------

@@ -158,6 +158,8 @@ def test_a_csv_names_cases_and_files_with_what_is_known_of_them(study, table):
         ("moving,fixed,fixed_mirrored", "ct5,a b/knee.nii.gz,perhaps", ["fixed_mirrored", "yes or no"]),
         ("moving,fixed,fixed_modality", "ct5,a b/knee.nii.gz,xray", ["line 2", "xray"]),
         ("moving,fixed,name", "ct5,mr7,../out", ["line 2", "../out"]),
+        ("moving,fixed,moving_landmarks", "ct5,mr7,a.csv", ["line 2", "moving_landmarks", "a.csv"]),
+        ("moving,fixed,fixed_landmarks", "ct5,mr7,pairs.csv", ["line 2", "moving_landmarks is not"]),
         ("moving,fixed,fixed_labels", "ct5,mr7,none.nrrd", ["line 2", "fixed_labels", "none.nrrd"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import gzip
 import json
 import pickle
@@ -23,10 +24,15 @@ import yaml
 from reported_study import make_reported_study
 
 import SegGuidedMMRegLib
-from SegGuidedMMRegLib.config import TrainingConfig
+from SegGuidedMMRegLib.config import TrainingConfig, preset
 from SegGuidedMMRegLib.documents import LARGEST_TEXT, DocumentError, parse_yaml, read_text
+from SegGuidedMMRegLib.evaluation import evaluate
 from SegGuidedMMRegLib.events import Reporter
-from SegGuidedMMRegLib.images import Image, ImageError, read_image, write_image
+from SegGuidedMMRegLib.images import Image, ImageError, read_image, write_image, write_labels
+from SegGuidedMMRegLib.importing import new_study
+from SegGuidedMMRegLib.importing.sources import from_folders
+from SegGuidedMMRegLib.jobs.summary import write_summary
+from SegGuidedMMRegLib.pair_report import failed_report, write_pair_report
 from SegGuidedMMRegLib.report import write_report
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Case, Role, Structure, Study, StudyError
@@ -366,6 +372,42 @@ def test_names_in_the_report_page_are_text_and_no_markup(tmp_path: Path) -> None
     assert "<h1>R&amp;D &#39;left&#39;</h1>" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
+
+
+@pytest.mark.parametrize("name", ["=1+1", "-2", "+3", "@SUM(A1)"])
+def test_a_name_is_no_formula_to_a_spreadsheet(tmp_path: Path, name: str) -> None:
+    """In every table that is written for people; a number that is less than 0 stays one."""
+    for modality in ("dxa", "radiograph"):
+        for stem in (name, f"{name}b"):
+            path = tmp_path / modality / f"{stem}.nrrd"
+            write_image(Image(np.eye(16, dtype=np.float32), Grid.centred((16, 16, 1), (1.0, 1.0, 1.0))), path)
+    found = [c for m in ("dxa", "radiograph") for c in from_folders(m, [tmp_path / m]).candidates]
+    parts = {
+        "name": "s",
+        "source": "dxa",
+        "target": "radiograph",
+        "structures": [Structure(1, "a", (9, 9, 9))],
+    }
+    study, _ = new_study(tmp_path / "study", found, **parts, config=preset("quick"))
+    for case in study.cases:
+        path = study.folder / f"labels/{case.modality}/{case.name}.seg.nrrd"
+        labels = Image(np.eye(16, dtype=np.uint8), study.read_image(case).grid)
+        write_labels(labels, study.structures, path)
+        write_labels(labels, study.structures, study.prediction_path(case))
+    cases = [
+        replace(c, label=f"labels/{c.modality}/{c.name}.seg.nrrd", label_use="evaluation", role=Role.TEST)
+        for c in study.cases
+    ]
+    study = study.with_cases(cases)
+    pair = failed_report(name, name, name)
+    write_pair_report({**pair, "seconds": -1.5}, study.folder / "registrations" / "a--b")
+    tables = [write_summary(study), study.folder / "import.csv", study.folder / "evaluation.csv"]
+    evaluate(study)
+    for path in tables:
+        cells = [cell for line in csv.reader(path.open(encoding="utf-8", newline="")) for cell in line]
+        assert f"'{name}" in cells or path.name == "import.csv", path
+        assert not [c for c in cells if c.startswith(("=", "+", "-", "@")) and c != "-1.5"], path
+    assert "-1.5" in tables[0].read_text(encoding="utf-8").split(",")
 
 
 def test_an_image_of_a_kind_that_is_not_known_is_not_shown_to_any_reader(tmp_path: Path) -> None:
