@@ -18,13 +18,14 @@ from typing import Annotated, Union
 import tyro
 
 from SegGuidedMMRegLib import __version__
+from SegGuidedMMRegLib.commands.apply import Apply
 from SegGuidedMMRegLib.commands.assist import Propagate, Suggest, Worker
 from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, Edit, New
+from SegGuidedMMRegLib.commands.export import Export
 from SegGuidedMMRegLib.commands.info import Info, SetSettings, ShowStatus
 from SegGuidedMMRegLib.commands.label import Label
 from SegGuidedMMRegLib.commands.register import Register
-from SegGuidedMMRegLib.commands.transforms import Apply, Export
 from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment, Train
 from SegGuidedMMRegLib.console import reporting
 from SegGuidedMMRegLib.events import ErrorCode, ReaderGoneError, Reporter

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from SegGuidedMMRegLib.displacement import FieldError
 from SegGuidedMMRegLib.image_headers import LARGEST_IMAGE
+from SegGuidedMMRegLib.space import Grid
 
 if TYPE_CHECKING:
     import h5py
@@ -55,6 +56,21 @@ def check_transform_file(path: Path) -> None:
         if number >= _MOST_PARTS:
             raise TransformFileError(f"{path}: chains more than {_MOST_PARTS} transforms.")
         _check_part(part, path)
+
+
+def field_grid(path: Path) -> Grid:
+    """The grid of the field in an `.h5` file of ours, without reading the field; 2D ones have three slices.
+
+    Raises:
+        TransformFileError: naming the file, if it holds none.
+    """
+    check_transform_file(path)
+    for part in _parts_of_h5(path):
+        if len(part.fixed) >= 18 and part.name.startswith("DisplacementFieldTransform"):
+            i, j, k, *place = part.fixed[:18]
+            x, y, z, dx, dy, dz, *direction = place
+            return Grid((int(i), int(j), int(k)), (dx, dy, dz), (x, y, z), tuple(direction))
+    raise TransformFileError(f"{path}: holds no displacement field. Register the pair again.")
 
 
 def cannot_be_read(path: Path, why: object = "") -> TransformFileError:

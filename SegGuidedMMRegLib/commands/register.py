@@ -98,7 +98,9 @@ class Register(Command):
         self._check()
         from SegGuidedMMRegLib import jobs
 
-        output = jobs.Output(tuple(_suffix(f) for f in self.formats), self.spacing, _files(self.outputs))
+        output = jobs.Output(
+            tuple(transform_suffix(f) for f in self.formats), self.spacing, _files(self.outputs)
+        )
         if self.moving is not None and self.fixed is not None:
             return self._done_one(
                 study, self._one(study, self.moving, self.fixed, output, reporter), reporter
@@ -263,7 +265,8 @@ class Register(Command):
         return jobs.register_files(study, *sides, out, given=given, output=output, reporter=reporter)
 
 
-def _suffix(text: str) -> str:
+def transform_suffix(text: str) -> str:
+    """`text` as the suffix of transform files; ValueError for another."""
     known = (".nrrd", ".nii.gz", ".mha", ".tfm", ".h5")
     suffix = text if text.startswith(".") else f".{text}"
     if suffix not in known:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,15 @@ class SummaryFile:
 
     def __init__(self, study: Study, path: Path) -> None:
         self._study, self._path = study, path
-        self._columns = columns(study.structures)
 
     def begin(self, holds: Callable[[str], bool]) -> None:
         """Write the lines of pairs that are done already, of those whose folder name `holds`."""
-        with atomic_path(self._path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(_line(self._columns) + "\n")
-            for report in pair_reports(self._study.folder / "registrations"):
-                if holds(report["pair"]):
-                    file.write(self._text(report) + "\n")
+        reports = pair_reports(self._study.folder / "registrations")
+        write_table(self._path, self._study.structures, (r for r in reports if holds(r["pair"])))
 
     def add(self, report: Report) -> None:
         """Add the line of a pair, all of it at once."""
-        append_line(self._path, self._text(report))
-
-    def _text(self, report: Report) -> str:
-        values = row(report, self._study.structures)
-        return _line([values[column] for column in self._columns])
+        append_line(self._path, _text(report, self._study.structures))
 
 
 def write_summary(study: Study) -> Path:
@@ -66,6 +58,19 @@ def write_summary(study: Study) -> Path:
         summary.begin(lambda _: True)
         written = there
     return path
+
+
+def write_table(path: Path, structures: Sequence[Structure], reports: Iterable[Report]) -> None:
+    """Write a table of these pairs (reports that know their folder), whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(_line(columns(structures)) + "\n")
+        for report in reports:
+            file.write(_text(report, structures) + "\n")
+
+
+def _text(report: Report, structures: Sequence[Structure]) -> str:
+    values = row(report, structures)
+    return _line([values[column] for column in columns(structures)])
 
 
 def columns(structures: Sequence[Structure]) -> list[str]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from SegGuidedMMRegLib.digests import FileDigests
 from SegGuidedMMRegLib.documents import read_json
@@ -20,7 +17,6 @@ from SegGuidedMMRegLib.evaluation import (
     WITH,
     WITHOUT,
     Evaluation,
-    against_of,
     evaluate,
     predictions_of,
 )
@@ -35,15 +31,16 @@ from SegGuidedMMRegLib.pair_report import (
     mean_or_none,
     read_pair_report,
 )
-from SegGuidedMMRegLib.report import charts, pictures
+from SegGuidedMMRegLib.report import charts
 from SegGuidedMMRegLib.report.figures import (
+    PairEntry,
     Strip,
-    colour_of,
-    pair_strips,
+    pair_entry,
     prediction_strip,
     sample_strip,
     worst_median_best,
 )
+from SegGuidedMMRegLib.report.page import page_template
 from SegGuidedMMRegLib.study import Role
 
 if TYPE_CHECKING:
@@ -55,16 +52,6 @@ _SHOWN_PAIRS_EACH = 3
 _CURVES_A_RUN = 4
 _MOST_ROWS, _MOST_LINES = 200, 50
 """Of tables and lists on the page, so that a browser opens it however many cases and pairs there are."""
-
-
-@dataclass(frozen=True)
-class PairEntry:
-    """A registered pair on the page: its report, its pictures, or why there are none."""
-
-    report: Report
-    against: str
-    strips: list[Strip]
-    missing: str
 
 
 def write_report(
@@ -98,7 +85,8 @@ def write_report(
             reporter.progress("report", done, total)
     pairs = []
     for report in chosen:
-        pairs.append(_pair_entry(study, read_pair_report(study.folder / "registrations" / report["pair"])))
+        folder = study.folder / "registrations" / report["pair"]
+        pairs.append(pair_entry(study, read_pair_report(folder), folder, study.folder))
         done += 1
         reporter.progress("report", done, total)
     page = _render(study, evaluation, reports, pairs, galleries)
@@ -119,13 +107,6 @@ def _badness(report: Report) -> float:
     """Failed pairs first, then by Dice."""
     score = _pair_score(report)
     return -1.0 if score is None else score
-
-
-def _pair_entry(study: Study, report: Report) -> PairEntry:
-    try:
-        return PairEntry(report, against_of(report), pair_strips(study, report), "")
-    except (ValueError, OSError) as error:
-        return PairEntry(report, against_of(report), [], f"No pictures: {error}")
 
 
 def _chosen_cases(evaluation: Evaluation, modality: str, predicted: Sequence[Case]) -> list[Case]:
@@ -161,23 +142,14 @@ def _render(
     pairs: Sequence[PairEntry],
     galleries: dict[str, list[Strip]],
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("SegGuidedMMRegLib"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, percent=_percent)
     adaptation = _record(study.stage_folder("adaptation") / "adaptation.json")
-    return environment.get_template("report.html").render(
+    return page_template("report.html").render(
         study=study,
         summary=evaluation.summary,
         headline=evaluation.summary["headline"],
         roles=_roles(study),
         states=(WITHOUT, PLAIN, WITH),
         groups=(Role.TEST.value, Role.VALIDATION.value, Role.TRAIN.value, SEEN),
-        colour_of=colour_of,
         galleries=galleries,
         reports=reports,
         pairs=pairs,
@@ -188,8 +160,6 @@ def _render(
         curves=_curves(study),
         samples=_samples(study),
         draw=charts.draw,
-        jacobian_colours=pictures.jacobian_colours(),
-        jacobian_factor=2**pictures.JACOBIAN_LIMIT,
         limits=(MEAN_LIMIT_VOXELS, MAX_LIMIT_VOXELS),
         stages=_stages(study),
         versions=_versions(study),
@@ -205,14 +175,6 @@ def _versions(study: Study) -> dict[str, str]:
     if made["git"]:
         found["Sources"] = made["git"]["commit"] + (", changed since" if made["git"]["changed"] else "")
     return {**found, "System": made["system"], "Digest of all settings": made["settings"]}
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _roles(study: Study) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from SegGuidedMMRegLib.evaluation import group_of, predictions_of
 from SegGuidedMMRegLib.fields import SpatialTransform, fold_mask
 from SegGuidedMMRegLib.images import Image, read_labels
-from SegGuidedMMRegLib.pair_report import Report, on_grid
+from SegGuidedMMRegLib.pair_report import Report, against_of, on_grid
 from SegGuidedMMRegLib.report import pictures
 from SegGuidedMMRegLib.report.pictures import Outline
 from SegGuidedMMRegLib.space import Grid
@@ -126,8 +126,32 @@ class _Side:
         return [] if self.labels is None else [Outline(self.labels, dashed=self.is_truth)]
 
 
-def pair_strips(study: Study, report: Report) -> list[Strip]:
+@dataclass(frozen=True)
+class PairEntry:
+    """A registered pair on the page: its report, its pictures, or why there are none."""
+
+    report: Report
+    against: str
+    strips: list[Strip]
+    missing: str
+
+
+def pair_entry(study: Study, report: Report, folder: Path, home: Path) -> PairEntry:
+    """A pair with its pictures (arguments as of `pair_strips`)."""
+    try:
+        return PairEntry(report, against_of(report), pair_strips(study, report, folder, home), "")
+    except (ValueError, OSError) as error:
+        return PairEntry(report, against_of(report), [], f"No pictures: {error}")
+
+
+def pair_strips(study: Study, report: Report, folder: Path, home: Path) -> list[Strip]:
     """A registered pair, a strip a view: moving, fixed, warped, checkerboard, warped grid, Jacobian map.
+
+    Args:
+        study: of the two images.
+        report: of the pair.
+        folder: of the pair.
+        home: folder that this must lie in, also where links are followed.
 
     Raises:
         ValueError: if an image or the transform cannot be read.
@@ -135,8 +159,7 @@ def pair_strips(study: Study, report: Report) -> list[Strip]:
     labels = report["labels"] or {"moving": "", "fixed": ""}
     moving = _side(study, report["moving"], report["moving_modality"], labels["moving"])
     fixed = _side(study, report["fixed"], report["fixed_modality"], labels["fixed"])
-    folder = study.folder / "registrations" / report["pair"]
-    forward = read_transform(require_inside(study.folder, folder / "forward.h5"))
+    forward = read_transform(require_inside(home, folder / "forward.h5"))
     warped = forward.warp_image(moving.image, fixed.image.grid)
     views = pictures.views(fixed.image.grid, _mask(fixed.labels))
     moving_views = pictures.views(moving.image.grid, _mask(moving.labels))

@@ -1,4 +1,4 @@
-"""`segmmreg apply` and `segmmreg export`: what is done with transform files."""
+"""`segmmreg apply`: images, label maps and points moved by a transform file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from SegGuidedMMRegLib.commands.base import Command, Done
-from SegGuidedMMRegLib.commands.register import _suffix
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.displacement import SpatialTransform
@@ -76,6 +75,8 @@ class Apply(Command):
             raise ValueError(
                 "Two of the files have the same name: move them in two calls, with two --out folders."
             )
+        from SegGuidedMMRegLib.export import refuse_existing
+
         for out in outputs:
             refuse_existing(out, self.overwrite)
         return outputs
@@ -104,95 +105,6 @@ class Apply(Command):
         return note
 
 
-@dataclass(frozen=True)
-class Export(Command):
-    """Write registered pairs' transforms in other formats or on a coarser grid, and the resampled images.
-
-    Pairs that are marked failed are left out. Example: segmmreg export knees --out for_slicer --formats .nrrd
-    --spacing 2
-    """
-
-    study: Annotated[Positional[Path], arg(metavar="STUDY")]
-    """Folder of the study."""
-    pairs: Annotated[Positional[tuple[str, ...]], arg(metavar="PAIRS")] = ()
-    """Folders in registrations/, such as case1--case7; all without it."""
-    out: Path | None = None
-    """Folder to write to; a subfolder a pair."""
-    formats: tuple[str, ...] = (".h5",)
-    """Of the transforms: .h5, .tfm, .nrrd, .nii.gz, .mha."""
-    spacing: float | None = None
-    """Spacing of the written fields in mm; as they are without it."""
-    volumes: Literal[".nrrd", ".nii.gz", ".mha", "none"] = ".nrrd"
-    """Format of the resampled images and labels; none leaves them out."""
-    overwrite: bool = False
-    """Replace files that exist."""
-
-    def run(self, reporter: Reporter) -> Done:
-        from SegGuidedMMRegLib.study import Study
-
-        study = Study.open(self.study)
-        if self.out is None:
-            raise ValueError("Give --out FOLDER to export to.")
-        formats = [_suffix(f) for f in self.formats]
-        folders = self._folders(study.folder / "registrations")
-        jobs = [(folder, self.out / folder.name) for folder in folders]
-        for folder, target in jobs:
-            for path in self._targets(folder, target, formats):
-                refuse_existing(path, self.overwrite)
-        written, left_out = [], []
-        for folder, target in reporter.each("export", jobs):
-            if reasons := _failure(folder):
-                left_out.append(folder.name)
-                reporter.log(f"left out: {folder.name} failed: {reasons}")
-            else:
-                self._export(folder, target, formats)
-                written.append(target)
-                reporter.log(str(target))
-        return Done({"folders": written, "left_out": left_out})
-
-    def _folders(self, root: Path) -> list[Path]:
-        known = sorted(p for p in root.glob("[!.]*") if p.is_dir()) if root.is_dir() else []
-        if not self.pairs:
-            if not known:
-                raise ValueError(f"{root}: there are no registered pairs; `segmmreg register` makes them.")
-            return known
-        names = {p.name: p for p in known}
-        if unknown := [p for p in self.pairs if p not in names]:
-            raise ValueError(
-                f"{root}: there is no pair {unknown[0]!r}; there are {', '.join(names) or 'none'}."
-            )
-        return [names[p] for p in self.pairs]
-
-    def _targets(self, folder: Path, target: Path, formats: list[str]) -> list[Path]:
-        paths = [target / f"{name}{suffix}" for name in ("forward", "inverse") for suffix in formats]
-        return [*paths, *(out for _, out in self._volumes(folder, target))]
-
-    def _volumes(self, folder: Path, target: Path) -> list[tuple[Path, Path]]:
-        if self.volumes == "none":
-            return []
-        suffix = ".seg.nrrd" if self.volumes == ".nrrd" else self.volumes
-        both = (
-            ("warped_image.nrrd", f"warped_image{self.volumes}"),
-            ("warped_labels.seg.nrrd", f"warped_labels{suffix}"),
-        )
-        return [(folder / name, target / out) for name, out in both if (folder / name).is_file()]
-
-    def _export(self, folder: Path, target: Path, formats: list[str]) -> None:
-        from SegGuidedMMRegLib.images import read_image, read_labels, write_image, write_labels
-        from SegGuidedMMRegLib.transform_files import read_transform, write_transform
-
-        for name in ("forward", "inverse"):
-            transform = read_transform(folder / f"{name}.h5")
-            for suffix in formats:
-                write_transform(transform, target / f"{name}{suffix}", spacing_mm=self.spacing)
-        for path, out in self._volumes(folder, target):
-            if path.name.endswith(".seg.nrrd"):
-                labels = read_labels(path)
-                write_labels(labels, labels.segments, out)
-            else:
-                write_image(read_image(path), out)
-
-
 def _fit(transform: SpatialTransform, fixed: Grid, moving: Grid, path: Path) -> str:
     """What to say of a transform that looks as if it were of another image; "" where all is well.
 
@@ -218,12 +130,6 @@ def _fit(transform: SpatialTransform, fixed: Grid, moving: Grid, path: Path) -> 
     return f" ({'; '.join(notes)}: are image, reference and transform of the same pair?)"
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if `path` exists and may not be replaced."""
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; give --overwrite to replace it, or another --out.")
-
-
 def _is_points(path: Path) -> bool:
     return path.name.lower().endswith(_POINTS)
 
@@ -239,18 +145,3 @@ def _move_points(transform: SpatialTransform, path: Path, out: Path) -> str:
         return ""
     of = len(points.points_lps_mm)
     return f" ({outside} of {of} points lie outside the transform's grid: only its affine part moved them)"
-
-
-def _failure(folder: Path) -> str | None:
-    from SegGuidedMMRegLib.pair_report import read_pair_report
-
-    path = folder / "report.json"
-    if not path.is_file():
-        return "report.json is missing; register the pair again"
-    if any(entry.is_symlink() for entry in folder.iterdir()):
-        return "it holds links to other files; register the pair again"
-    try:
-        report = read_pair_report(folder)
-    except ValueError as error:
-        return str(error)
-    return None if report["status"] == "ok" else "; ".join(report["reasons"] or ["no reason given"])
