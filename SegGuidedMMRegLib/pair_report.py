@@ -9,9 +9,10 @@ Overlaps and distances are measured on the fixed grid, between fixed labels and 
   the rest of a structure counts as missing in `after`, however good the transform; `in_view` is free of that,
   and `covered` says how much of each fixed structure it has seen.
 
-True labels are compared where both sides have them, else predictions; `labels` in the report says which. A
-pair fails if a voxel of either direction folds or if going there and back misses the start by more than the
-limits below.
+`size` of a structure is that of the moving one on the fixed grid, mm² in 2D and mm³ in 3D; `fixed_size` is
+that of the fixed one. True labels are compared where both sides have them, else predictions; `labels` in the
+report says which. A pair fails if a voxel of either direction folds or if going there and back misses the
+start by more than the limits below.
 """
 
 from __future__ import annotations
@@ -305,6 +306,7 @@ def _structures(
         row: dict[str, Any] = {"value": structure.value, "name": structure.name}
         for state in STATES:
             row[state] = _measures(states[state][n]) if state in states else None
+        row["fixed_size"] = states["after"][n].volume_b
         within = fixed == structure.value
         row["covered"] = float(view[within].mean()) if within.any() else None
         row["folds"] = folds["structures"][n]
@@ -318,7 +320,7 @@ def _spoken(kind: LabelKind) -> str:
 
 def _measures(found: metrics.Comparison) -> dict[str, Any]:
     record = asdict(found)
-    return {key: record[key] for key in (*MEASURES, "reason")}
+    return {**{key: record[key] for key in (*MEASURES, "reason")}, "size": found.volume_a}
 
 
 def _mean_over(rows: Sequence[Mapping[str, Any]], state: str) -> dict[str, float | None] | None:

@@ -23,6 +23,7 @@ class _Overlap(_Part):
 
 class _Measured(_Overlap):
     reason: Text | None
+    size: Number | None = None
 
 
 class _Folded(_Part):
@@ -36,6 +37,7 @@ class _Structure(_Part):
     after: _Measured | None
     in_view: _Measured | None = None
     covered: Number | None = None
+    fixed_size: Number | None = None
     folds: _Folded | None = None
 
 

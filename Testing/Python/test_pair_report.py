@@ -89,6 +89,16 @@ def test_overlap_after_is_that_of_the_labels_looked_up_at_the_true_places(pair):
     assert found == pytest.approx(expected, abs=2e-3)
 
 
+def test_the_size_of_a_structure_is_known_before_after_and_in_the_fixed_image(pair):
+    voxel = np.prod(pair.fixed.image.grid.axis_spacing)
+    for structure, row in zip(pair.structures, pair.report()["structures"], strict=True):
+        counted = (pair.fixed.truth.array == structure.value).sum() * voxel
+        assert row["fixed_size"] == pytest.approx(counted)
+        warped = pair.forward.warp_labels(pair.moving.truth, pair.fixed.image.grid).array
+        assert row["after"]["size"] == pytest.approx((warped == structure.value).sum() * voxel)
+        assert row["before"]["size"] > 0
+
+
 def test_predictions_are_compared_unless_both_sides_have_a_truth(pair):
     no_truth = replace(pair.fixed, truth=None)
     report = pair.report(fixed=no_truth)
