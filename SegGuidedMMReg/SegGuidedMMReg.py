@@ -1,5 +1,6 @@
 """The classes that Slicer asks for: they wire the panels, the jobs and the scene together."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -244,6 +245,8 @@ class SegGuidedMMRegTest(ScriptedLoadableModuleTest):
     def runTest(self):
         self.setUp()
         self.test_a_job_of_the_library_answers()
+        self.setUp()
+        self.test_a_small_study_from_drawn_images_to_a_registration()
 
     def setUp(self):
         slicer.mrmlScene.Clear()
@@ -264,3 +267,50 @@ class SegGuidedMMRegTest(ScriptedLoadableModuleTest):
         self.assertIn(ends[0].exit_code, (0, 1), ends[0].message)
         self.assertEqual(results[0]["facts"][0]["name"], "SegGuidedMMReg")
         self.delayDisplay("Test passed")
+
+    def test_a_small_study_from_drawn_images_to_a_registration(self):
+        """Knees are drawn, five labelled, all stages trained; a pair comes closer and nothing folds."""
+        import tempfile
+
+        from SegGuidedMMRegGui.PairRegistration import Side
+        from SegGuidedMMRegGui.WaitingRunner import WaitingRunner
+
+        logic = SegGuidedMMRegLogic()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            end = WaitingRunner(runner=logic.runner).run(("demo", folder, "--small"))
+            self.assertTrue(end.is_done, end.message)
+            with logic.open_study(Path(folder) / "study") as opened:
+                study, bridge = opened.study, opened.bridge
+                sides, points = [], []
+                for modality in (study.target, study.source):
+                    case = next(c for c in study.cases if c.modality == modality and c.landmarks)
+                    sides.append(Side(bridge.show_case(case), segmentation=bridge.show_labels(case)))
+                    points.append(bridge.show_landmarks(case))
+                nodes = opened.register(*sides)
+        logic.cleanup()
+        self.assertEqual(nodes.status, "ok", nodes.reasons)
+        report = json.loads(nodes.forward.GetAttribute("SegGuidedMMReg.Report"))
+        self.assertEqual(report["folds"]["total"], 0)
+        self.assertGreater(report["mean"]["after"]["dice"], report["mean"]["before"]["dice"])
+        apart = [self._mean_distance(*points, through) for through in (None, nodes.forward)]
+        self.assertLess(apart[1], apart[0])
+        self.delayDisplay("Test passed")
+
+    @staticmethod
+    def _mean_distance(fixed, moving, transform):
+        """Between points of the same names, mm, those of `fixed` carried by the transform node, if any."""
+        import math
+
+        import vtk
+
+        way = vtk.vtkGeneralTransform()
+        if transform is not None:
+            transform.GetTransformFromWorld(way)
+        places = {moving.GetNthControlPointLabel(n): n for n in range(moving.GetNumberOfControlPoints())}
+        apart = []
+        for n in range(fixed.GetNumberOfControlPoints()):
+            other = places.get(fixed.GetNthControlPointLabel(n))
+            if other is not None:
+                point = way.TransformPoint(fixed.GetNthControlPointPositionWorld(n))
+                apart.append(math.dist(point, moving.GetNthControlPointPositionWorld(other)))
+        return sum(apart) / len(apart)

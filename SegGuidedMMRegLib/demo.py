@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.cases import LabelUse, Role, Structure
-from SegGuidedMMRegLib.config import PresetName, preset
+from SegGuidedMMRegLib.config import Config, PresetName, config_from_dict
 from SegGuidedMMRegLib.evaluation import evaluate
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.importing import new_study
@@ -26,9 +26,31 @@ from SegGuidedMMRegLib.study import Study
 LABELLED = 5
 """Source images whose labels training may see."""
 
-_SUBJECTS = {2: 28, 3: 14}
-_TESTED = {2: 5, 3: 3}
-_SIZE = {2: 256, 3: 64}
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is drawn.
+
+    Attributes:
+        subjects: a modality.
+        tested: of these.
+        size: of an image, voxels a side.
+    """
+
+    subjects: int
+    tested: int
+    size: int
+
+
+_FULL = {2: Scale(28, 5, 256), 3: Scale(14, 3, 64)}
+_SMALL = {2: Scale(12, 3, 64), 3: Scale(8, 2, 32)}
+_HURRY: dict[str, dict[str, Any]] = {
+    "augmentation": {"samples": 24, "iterations": 40},
+    "segmentation": {"channels": (8, 16, 32, 64), "strides": (2, 2, 2), "residual_units": 1, "steps": 500},
+    "adaptation": {"randomised_steps": 600, "teacher_steps": 100},
+    "registration": {"steps": 10},
+}
+"""Settings of the small demo, over those of its preset."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,7 @@ def run_demo(
     dimension: int = 2,
     preset_name: PresetName = "quick",
     seed: int = 0,
+    small: bool = False,
     reporter: Reporter | None = None,
 ) -> Demo:
     """Make knees in `folder/input`, a study of them in `folder/study`, and do everything with it.
@@ -65,6 +88,7 @@ def run_demo(
         dimension: 2 or 3.
         preset_name: of the settings.
         seed: of knees and training.
+        small: fewer and smaller knees and a short training, to see that all works.
         reporter: hears about progress.
     """
     reporter = reporter or Reporter()
@@ -74,7 +98,9 @@ def run_demo(
         study = Study.open(study_folder)
         reporter.log(f"Going on with the study in {study_folder}")
     else:
-        study = _new_study(folder, dimension, preset_name, seed, reporter)
+        scale = (_SMALL if small else _FULL)[dimension]
+        config = _config(preset_name, seed, _HURRY if small else {})
+        study = _new_study(folder, dimension, scale, config, reporter)
     train(study, reporter=reporter)
     segment_study(study, reporter)
     register_study(study, reporter=reporter)
@@ -83,20 +109,22 @@ def run_demo(
     return Demo(study, found.summary["headline"], report, time.monotonic() - start)
 
 
-def _new_study(folder: Path, dimension: int, preset_name: PresetName, seed: int, reporter: Reporter) -> Study:
-    reporter.log(f"Drawing {2 * _SUBJECTS[dimension]} knees into {folder / 'input'}")
+def _config(preset_name: PresetName, seed: int, changes: dict[str, dict[str, Any]]) -> Config:
+    return config_from_dict({"preset": preset_name, "training": {"seed": seed}, **changes}, "the demo")
+
+
+def _new_study(folder: Path, dimension: int, scale: Scale, config: Config, reporter: Reporter) -> Study:
+    reporter.log(f"Drawing {2 * scale.subjects} knees into {folder / 'input'}")
     cases = write_phantom_files(
         folder / "input",
         dimension=dimension,
-        subjects=_SUBJECTS[dimension],
-        size=_SIZE[dimension],
-        seed=seed,
+        subjects=scale.subjects,
+        size=scale.size,
+        seed=config.training.seed,
     )
-    config = preset(preset_name)
-    config = config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
     study, _ = new_study(
         folder / "study",
-        [_candidate(case, cases, dimension) for case in cases],
+        [_candidate(case, cases, scale) for case in cases],
         name=f"Phantom knees {dimension}D",
         source=MODALITIES[0],
         target=MODALITIES[1],
@@ -107,10 +135,10 @@ def _new_study(folder: Path, dimension: int, preset_name: PresetName, seed: int,
     return study
 
 
-def _candidate(case: PhantomCase, cases: list[PhantomCase], dimension: int) -> Candidate:
+def _candidate(case: PhantomCase, cases: list[PhantomCase], scale: Scale) -> Candidate:
     """The last subjects of a modality are tested; the first few of the source bring labels for training."""
     number = [c for c in cases if c.modality == case.modality].index(case)
-    tested = number >= _SUBJECTS[dimension] - _TESTED[dimension]
+    tested = number >= scale.subjects - scale.tested
     for_training = case.modality == MODALITIES[0] and number < LABELLED
     use: LabelUse | None = "training" if for_training else "evaluation" if tested else None
     return Candidate(

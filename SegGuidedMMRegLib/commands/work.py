@@ -31,6 +31,8 @@ class Demo(Command):
     """Of the images."""
     seed: int = 0
     """Of knees and training."""
+    small: bool = False
+    """Fewer and smaller knees and a short training: a minute that shows whether all works here."""
 
     def run(self, reporter: Reporter) -> Done:
 
@@ -41,6 +43,7 @@ class Demo(Command):
             dimension=self.dimension,
             preset_name=self.preset,
             seed=self.seed,
+            small=self.small,
             reporter=reporter,
         )
         for line in demo_lines(found):
