@@ -253,12 +253,16 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-_QUICK_3D: dict[str, dict[str, Any]] = {
-    "segmentation": {"channels": (8, 16, 32, 64, 128), "batch_size": 2},
-    "adaptation": {"randomised_steps": 600, "teacher_steps": 200, "batch_size": 2},
-    "registration": {"steps": 40, "batch_size": 2},
+_IN_3D: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {"adaptation": {"randomised_steps": 600}},
+    "quick": {
+        "segmentation": {"channels": (8, 16, 32, 64, 128), "batch_size": 2},
+        "adaptation": {"randomised_steps": 600, "teacher_steps": 200, "batch_size": 2},
+        "registration": {"steps": 40, "batch_size": 2},
+    },
 }
-"""What `quick` means for volumes, whose steps cost many times more."""
+"""What presets mean for volumes: a step of `quick` costs many times more, and long training on a handful of
+recoloured volumes fits these volumes."""
 
 
 def preset(name: PresetName) -> Config:
@@ -268,10 +272,10 @@ def preset(name: PresetName) -> Config:
 
 def fitted_to_dimension(config: Config, dimension: int) -> Config:
     """`config` with the settings of its preset that are other ones in 3D; those that were changed stay."""
-    if config.preset != "quick" or dimension != 3:
+    if dimension != 3 or config.preset not in _IN_3D:
         return config
-    plain, sections = preset("quick"), {}
-    for section, overlay in _QUICK_3D.items():
+    plain, sections = preset(config.preset), {}
+    for section, overlay in _IN_3D[config.preset].items():
         mine, usual = getattr(config, section), getattr(plain, section)
         kept = {k: v for k, v in overlay.items() if getattr(mine, k) == getattr(usual, k)}
         sections[section] = mine.model_copy(update=kept)

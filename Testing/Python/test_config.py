@@ -107,4 +107,5 @@ def test_quick_is_cut_down_further_for_volumes_but_not_what_the_user_set():
     assert volumes.segmentation.channels[0] < changed.segmentation.channels[0]
     assert volumes.registration.steps == 7
     assert fitted_to_dimension(changed, 2) == changed
-    assert fitted_to_dimension(preset("default"), 3) == preset("default")
+    assert fitted_to_dimension(preset("default"), 3).adaptation.randomised_steps == 600
+    assert fitted_to_dimension(preset("paper"), 3) == preset("paper")
