@@ -133,8 +133,3 @@ def test_it_fits_the_panel_of_a_small_screen(widget):
 def test_buttons_say_what_they_do(widget):
     for button in slicer.util.findChildren(widget.widget, className="QPushButton"):
         assert button.toolTip, button.objectName
-
-
-def test_slicers_own_test_of_the_module_passes(widget):
-    settle(widget)
-    slicer.selfTests["SegGuidedMMReg"](msec=0)
