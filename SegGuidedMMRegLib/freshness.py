@@ -232,6 +232,12 @@ _STATES: dict[str, State] = {
 }
 
 
+def untrained_stages(study: Study) -> list[str]:
+    """The stages that segmenting and registering need, and whose network is not there yet."""
+    needed = ("segmentation", "adaptation", *(("registration",) if study.config.registration.steps else ()))
+    return [s for s in needed if not all((study.stage_folder(s) / name).is_file() for name in MADE[s])]
+
+
 def wanted_stages(stages: Sequence[str] | None) -> set[str]:
     """The named stages and whatever they need, or all.
 

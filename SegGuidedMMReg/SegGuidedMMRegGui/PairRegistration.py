@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from SegGuidedMMRegGui import VolumeNodes
+from SegGuidedMMRegGui import PointNodes, SegmentationNodes, VolumeNodes
 from SegGuidedMMRegGui.JobEvents import JobEnd, JobListener
 from SegGuidedMMRegGui.NodeTags import BridgeError
-from SegGuidedMMRegGui.PairFiles import read_pair
+from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
 from SegGuidedMMRegGui.VolumeNodes import WorldImage
 from SegGuidedMMRegLib.events import ErrorCode
-from SegGuidedMMRegLib.images import read_image
+from SegGuidedMMRegLib.images import read_image, write_image, write_labels
+from SegGuidedMMRegLib.points import write_points
+from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Case
 
@@ -81,8 +84,10 @@ class Request:
         subject: `moving--fixed`.
         fixed, moving: the volume nodes.
         moving_file: the moving image as it is registered.
-        moving_state: of the moving node, when that was written.
-        inputs: folder of what was written for the child process.
+        moving_state: of the moving node, when that was read.
+        segmentations: the segmentation nodes to use instead of predictions.
+        inputs: folder of what is written for the child process.
+        writes: what writes it.
         notes: what the user should know, a sentence each.
     """
 
@@ -95,8 +100,25 @@ class Request:
     moving: Any
     moving_file: Path
     moving_state: str
+    segmentations: Mapping[str, Any]
     inputs: Path
+    writes: tuple[Callable[[], object], ...]
     notes: tuple[str, ...]
+
+    def write(self) -> None:
+        """Write the files for the child process; this may be done in any thread."""
+        for write in self.writes:
+            write()
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """Of moving and fixed, those whose segmentation is predicted."""
+        return tuple(name for name, image in self.images.items() if "labels" not in image)
+
+    def prediction_request(self, name: str) -> dict[str, Any]:
+        """What to ask the worker for, to have the segmentation of moving or fixed that it has predicted."""
+        image = {k: v for k, v in self.images[name].items() if k != "landmarks"}
+        return {"do": "segment", "images": [image], "out": str(self.inputs / f"{name}-predicted")}
 
     @property
     def worker_request(self) -> dict[str, Any]:
@@ -158,6 +180,12 @@ class PairRegistration:
 
     def prepare(self, fixed: Any, moving: Any, *, out: Path | None = None) -> Request:
         """Write what the child process needs, and say how to start it (as `register`)."""
+        request = self.describe(fixed, moving, out=out)
+        request.write()
+        return request
+
+    def describe(self, fixed: Any, moving: Any, *, out: Path | None = None) -> Request:
+        """The same, with nothing written yet (`Request.write`)."""
         sides = {
             name: side if isinstance(side, Side) else Side(side)
             for name, side in (("moving", moving), ("fixed", fixed))
@@ -170,7 +198,7 @@ class PairRegistration:
             raise BridgeError("Landmarks come in pairs: choose a point list for both images, or for none.")
         folder = self._bridge.temporary_folder("register-")
         inputs = folder / "inputs"
-        written = {name: self._write(side, inputs / name, name) for name, side in sides.items()}
+        written = {name: self._read(side, inputs / name, name) for name, side in sides.items()}
         cases = written["moving"].case, written["fixed"].case
         if is_in_study := cases[0] is not None and cases[1] is not None and out is None:
             result = self._bridge.study.registration_folder(cases[0], cases[1])
@@ -186,7 +214,9 @@ class PairRegistration:
             sides["moving"].node,
             written["moving"].path,
             VolumeNodes.state_of(sides["moving"].node),
+            {name: side.segmentation for name, side in sides.items() if side.segmentation is not None},
             inputs,
+            tuple(write for side in written.values() for write in side.writes),
             tuple(note for side in written.values() for note in side.notes),
         )
 
@@ -199,50 +229,70 @@ class PairRegistration:
         Raises:
             BridgeError: if there is no result.
         """
-        pair, scene, moving = read_pair(request.folder), self._bridge.scene, request.moving
+        return self.show(request, read_pair(request.folder))
+
+    def show(
+        self, request: Request, pair: PairResult, predictions: Mapping[str, Image] | None = None
+    ) -> PairNodes:
+        """`load` of a result that is read already.
+
+        Args:
+            request: what was asked for.
+            pair: what came of it.
+            predictions: labels of moving or fixed, where they were predicted and are wanted as segmentations.
+        """
+        scene, moving = self._bridge.scene, request.moving
         world = None
         if scene.IsNodePresent(moving) and VolumeNodes.state_of(moving) != request.moving_state:
             world = WorldImage(read_image(request.moving_file), resampled=True)
         nodes = self._bridge.show_pair(
             pair, subject=request.subject, fixed=request.fixed, moving=moving, world=world
         )
+        found = {name: request.segmentations.get(name) for name in request.images}
+        for name, labels in (predictions or {}).items():
+            case = request.images[name].get("case")
+            found[name] = self._bridge.show_prediction(labels, name, case=case, subject=request.subject)
         shutil.rmtree(request.inputs, ignore_errors=True)
-        return nodes
+        return replace(nodes, moving_labels=found["moving"], fixed_labels=found["fixed"])
 
-    def _write(self, side: Side, place: Path, name: str) -> _Written:
-        """Write a side's files into `place`; `name` is moving or fixed."""
+    def _read(self, side: Side, place: Path, name: str) -> _Read:
+        """Read a side from the scene; its files shall lie in `place`; `name` is moving or fixed."""
         case, study = self._bridge.case_of(side.node), self._bridge.study
-        notes: list[str] = []
         if case is not None and VolumeNodes.is_as_shown(side.node):
-            grid: Grid = study.read_image(case).grid
-            image: dict[str, Any] = {"case": case.key}
-            written = _Written(image, study.folder / case.image, study.file_name(case), case, notes)
+            grid: Grid = VolumeNodes.read_own_grid(side.node)
+            read = _Read({"case": case.key}, study.folder / case.image, study.file_name(case), case)
         else:
             stem = _file_name(side.node.GetName()) or name
             path = place / f"{stem}.nrrd"
-            world = self._bridge.write_volume(side.node, path)
+            world = VolumeNodes.read_volume(side.node)
+            grid = world.image.grid
+            otherwise = study.source if name == "moving" else study.target
+            read = _Read({"file": str(path), **_about(side, case, otherwise)}, path, stem, None)
+            read.writes.append(partial(write_image, world.image, path))
             if world.resampled:
-                notes.append(
+                read.notes.append(
                     f"{side.node.GetName()}: its parent transform bends it, so it was resampled; the result "
                     "holds for the volume as it is shown."
                 )
-            grid = world.image.grid
-            otherwise = study.source if name == "moving" else study.target
-            image = {"file": str(path), **_about(side, case, otherwise)}
-            written = _Written(image, path, stem, None, notes)
         if side.segmentation is not None:
             path = place / "labels.seg.nrrd"
-            found = self._bridge.write_segments(side.segmentation, path, grid, chosen=side.segments)
+            found = SegmentationNodes.read_segments(
+                side.segmentation, study.structures, grid, chosen=side.segments
+            )
             if set(found.empty) | set(found.missing) == {s.name for s in study.structures}:
                 raise BridgeError(f"Nothing is drawn in {side.segmentation.GetName()!r} over this image.")
-            notes += [f"{side.segmentation.GetName()}: {text}" for text in found.problems()]
-            image["labels"] = str(path)
+            read.notes.extend(f"{side.segmentation.GetName()}: {text}" for text in found.problems())
+            read.image["labels"] = str(path)
+            read.writes.append(partial(write_labels, found.labels, study.structures, path))
         if side.points is not None:
             path = place / "points.mrk.json"
-            if unplaced := self._bridge.write_points(side.points, path):
-                notes.append(f"{side.points.GetName()}: without position, left out: {', '.join(unplaced)}.")
-            image["landmarks"] = str(path)
-        return written
+            points = PointNodes.read_points(side.points)
+            if points.unplaced:
+                left_out = ", ".join(points.unplaced)
+                read.notes.append(f"{side.points.GetName()}: without position, left out: {left_out}.")
+            read.image["landmarks"] = str(path)
+            read.writes.append(partial(write_points, points.points, path))
+        return read
 
 
 def _file_name(text: str) -> str:
@@ -252,12 +302,13 @@ def _file_name(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Written:
+class _Read:
     image: dict[str, Any]
     path: Path
     name: str
     case: Case | None
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
+    writes: list[Callable[[], object]] = field(default_factory=list)
 
 
 def _about(side: Side, case: Case | None, otherwise: str) -> dict[str, Any]:

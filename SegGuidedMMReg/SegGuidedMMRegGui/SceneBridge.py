@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class PairNodes:
         status: ok or failed.
         reasons: why it failed.
         folder: where its files lie.
+        report: `report.json` (docs/formats.md).
+        moving_labels, fixed_labels: segmentations by which it was registered: the user's, or predicted ones.
     """
 
     forward: Any
@@ -52,6 +54,9 @@ class PairNodes:
     status: str
     reasons: tuple[str, ...]
     folder: Path
+    report: Mapping[str, Any] = field(default_factory=dict)
+    moving_labels: Any = None
+    fixed_labels: Any = None
 
 
 class SceneBridge:
@@ -91,6 +96,10 @@ class SceneBridge:
         image = self.study.read_image(case) if image is None else image
         return VolumeNodes.show_image(self.scene, image, self._tag("image", case), _title(case))
 
+    def volume_of(self, case: Case) -> Any | None:
+        """The volume node of a case that is in the scene, as it is now; None if there is none."""
+        return NodeTags.find_node(self.scene, VolumeNodes.VOLUME, self._tag("image", case))
+
     def case_of(self, node: Any) -> Case | None:
         """The case of this study that a node belongs to; None for all other nodes."""
         tag = NodeTags.tag_of(node)
@@ -119,8 +128,27 @@ class SceneBridge:
             self._tag("prediction" if predicted else "labels", case),
             name,
             terms=self._terms_in(labels),
-            volume=self._volume_of(case),
+            volume=self.volume_of(case),
         )
+
+    def show_prediction(self, labels: Image, side: str, *, case: str | None = None, subject: str = "") -> Any:
+        """A predicted segmentation that was read already: of a case, or of a volume of the scene.
+
+        Args:
+            labels: in the world.
+            side: moving or fixed.
+            case: key of the case, if it is one.
+            subject: `moving--fixed`, for a volume that is none; it goes with that pair.
+        """
+        if case is not None:
+            found = self.study.case(case)
+            tag, name, volume = self._tag("prediction", found), _title(found), self.volume_of(found)
+        else:
+            tag, volume = self._pair_tag(f"{side}_prediction", subject), None
+            name = dict(zip(("moving", "fixed"), subject.split("--"), strict=False))[side]
+        name = f"{name} prediction"
+        structures = self.study.structures
+        return SegmentationNodes.show_labels(self.scene, labels, structures, tag, name, volume=volume)
 
     def new_labels(self, case: Case, terms: Mapping[str, str] | None = None) -> Any:
         """A segmentation to draw in: empty, with the structures of the study, on the image of the case.
@@ -143,7 +171,7 @@ class SceneBridge:
             tag,
             f"{_title(case)} labels",
             terms=terms,
-            volume=self._volume_of(case),
+            volume=self.volume_of(case),
         )
 
     def save_labels(self, node: Any, case: Case) -> SegmentsRead:
@@ -157,7 +185,7 @@ class SceneBridge:
         Raises:
             BridgeError: naming the node and the remedy; nothing is written then.
         """
-        volume = self._volume_of(case)
+        volume = self.volume_of(case)
         grid = self.study.read_image(case).grid
         parent = None if volume is None else volume.GetParentTransformNode()
         return self.write_segments(node, self.label_path(case), grid, parent=parent)
@@ -257,7 +285,9 @@ class SceneBridge:
         for node in (forward, inverse):
             if node is not None:
                 _describe(node, pair)
-        return PairNodes(forward, inverse, shown, contours, pair.status, pair.reasons, pair.folder)
+        return PairNodes(
+            forward, inverse, shown, contours, pair.status, pair.reasons, pair.folder, pair.report
+        )
 
     def show_volume_change(self, pair: PairResult, subject: str | None = None) -> Any:
         """The map of the Jacobian determinant of a pair, folds marked, on the grid of its field."""
@@ -307,9 +337,6 @@ class SceneBridge:
 
     def _pair_tag(self, kind: str, subject: str) -> Tag:
         return Tag(kind, self._study_key, subject)
-
-    def _volume_of(self, case: Case) -> Any | None:
-        return NodeTags.find_node(self.scene, VolumeNodes.VOLUME, self._tag("image", case))
 
 
 def _title(case: Case) -> str:

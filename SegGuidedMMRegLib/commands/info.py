@@ -115,6 +115,7 @@ def _machine(reporter: Reporter) -> Done:
 
 
 def _study(reporter: Reporter, folder: Path) -> Done:
+    from SegGuidedMMRegLib.freshness import untrained_stages
     from SegGuidedMMRegLib.study import Study
     from SegGuidedMMRegLib.study_record import to_record
 
@@ -125,7 +126,8 @@ def _study(reporter: Reporter, folder: Path) -> Done:
     about = {"name": study.name, "dimension": study.dimension, "preset": study.config.preset}
     modalities = {"source": study.source, "target": study.target}
     parts = {name: to_record(study)[name] for name in ("structures", "grid")}
-    return Done({"study": folder, **about, **modalities, **parts, "cases": cases})
+    found = {"study": folder, **about, **modalities, **parts, "cases": cases}
+    return Done({**found, "untrained": untrained_stages(study)})
 
 
 def _files_of(study: Study, case: Case) -> dict[str, bool]:

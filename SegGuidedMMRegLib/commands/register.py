@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,7 +33,8 @@ class Register(Command):
 
     Examples: segmmreg register knees; segmmreg register knees case1 case7;
     segmmreg register knees a.nrrd b.nrrd --out result;
-    segmmreg register knees --pairs pairs.csv; segmmreg register knees --to case1 --workers 8
+    segmmreg register knees --pairs pairs.csv; segmmreg register knees --to case1 --workers 8;
+    segmmreg register knees --all --list pairs.csv
     """
 
     study: Annotated[Positional[Path], arg(metavar="STUDY")]
@@ -78,6 +80,8 @@ class Register(Command):
     """Of the cases that take part; all with --all and --to, else test."""
     part: str | None = None
     """Only part 2 of 8, as 2/8: the others are left to other machines or jobs."""
+    list: Path | None = None
+    """Only write which pairs these are to a CSV, which --pairs reads; nothing is registered."""
     again: bool = False
     """Also the pairs that are finished."""
     outputs: tuple[str, ...] = ("transforms", "image", "labels")
@@ -106,6 +110,10 @@ class Register(Command):
                 study, self._one(study, self.moving, self.fixed, output, reporter), reporter
             )
         pairs = self._pairs(study)
+        if self.list is not None:
+            jobs.pairs_to_csv(pairs, self.list)
+            reporter.log(f"{len(pairs)} pairs: {self.list}")
+            return Done({"pairs": len(pairs), "list": self.list})
         if self.submit is not None:
             return self._submitted(study, pairs, reporter)
         run = jobs.Run(self.again, self.workers, None if self.part is None else _part(self.part))
@@ -155,6 +163,7 @@ class Register(Command):
             "--part": self.part,
             "--again": self.again,
             "--workers": self.workers,
+            "--list": self.list,
         }
         if self.moving is not None and (wrong := [name for name, value in for_many.items() if value]):
             raise ValueError(f"{wrong[0]} goes with many pairs, not with one.")
@@ -199,7 +208,7 @@ class Register(Command):
         found = {"pairs": len(pairs), "jobs": self.jobs, "failed_jobs": failed, "logs": folder}
         return Done(found, exit_code=1 if failed else 0)
 
-    def _command(self) -> list[str]:
+    def _command(self) -> Sequence[str]:
         """This command for one job, without its part."""
         workers = self.workers or (1 if self.submit == "local" else 0)
         values: dict[str, object] = {

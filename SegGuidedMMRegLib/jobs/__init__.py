@@ -5,7 +5,7 @@ What is written where: `Study.prediction_path`, `Study.registration_folder`.
 
 from SegGuidedMMRegLib.jobs.cohort import Run, Tally, register_study
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
-from SegGuidedMMRegLib.jobs.pair_list import pairs_from_csv, read_side
+from SegGuidedMMRegLib.jobs.pair_list import pairs_from_csv, pairs_to_csv, read_side
 from SegGuidedMMRegLib.jobs.pairs import (
     Choice,
     Pair,
@@ -45,6 +45,7 @@ __all__ = [
     "pairs_from_csv",
     "pairs_of_cases",
     "pairs_to",
+    "pairs_to_csv",
     "read_side",
     "register_files",
     "register_images",

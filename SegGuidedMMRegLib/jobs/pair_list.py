@@ -1,11 +1,13 @@
-"""A CSV of pairs to register: a row a pair."""
+"""A CSV of pairs to register, read and written: a row a pair."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from SegGuidedMMRegLib.files import atomic_path
 from SegGuidedMMRegLib.importing.rows import file_of, read_rows, spacing_of, text_of, truth_of
 from SegGuidedMMRegLib.jobs.pairs import Pair, Pairs, Side, listed
 from SegGuidedMMRegLib.samples import check_modality, file_stem
@@ -58,6 +60,31 @@ def pairs_from_csv(study: Study, path: Path) -> Pairs:
             f"{path}: holds no pair. Columns are moving, fixed, and as wanted {', '.join(_OPTIONAL)}."
         )
     return listed(pairs)
+
+
+def pairs_to_csv(pairs: Pairs, path: Path) -> None:
+    """Write a list that `pairs_from_csv` reads, wherever it lies; all columns, `name` always given."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, ("moving", "fixed", *_OPTIONAL), lineterminator="\n")
+        rows.writeheader()
+        for pair in pairs:
+            sides = {"moving": pair.moving, "fixed": pair.fixed}
+            told = {key: value for name, side in sides.items() for key, value in _told(name, side).items()}
+            for name, path_of_points in zip(sides, pair.landmarks or (), strict=False):
+                told[f"{name}_landmarks"] = str(path_of_points.absolute())
+            rows.writerow({**told, "name": pair.folder_name})
+
+
+def _told(name: str, side: Side) -> dict[str, str]:
+    """What a row says of the moving or fixed image."""
+    told = {name: side.key if side.path is None else str(side.path.absolute())}
+    if side.labels is not None:
+        told[f"{name}_labels"] = str(side.labels.absolute())
+    if side.path is not None:
+        told[f"{name}_modality"] = side.modality
+        told[f"{name}_mirrored"] = "yes" if side.mirrored else ""
+        told[f"{name}_spacing"] = " ".join(f"{mm:.17g}" for mm in side.spacing_mm)
+    return told
 
 
 def read_side(

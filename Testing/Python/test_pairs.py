@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from test_cli_errors import run
 
 from SegGuidedMMRegLib import jobs
 from SegGuidedMMRegLib.cases import Case, Role, Structure
@@ -51,6 +52,32 @@ def test_roles_and_modalities_choose_the_cases(study):
     tests = jobs.test_pairs(study)
     assert len(tests) == 13 * 13
     assert {p.moving.modality for p in tests} == {"ct"}
+
+
+def test_a_list_that_was_written_gives_the_same_pairs(study, tmp_path):
+    for name in ("a b.nrrd", "a b.seg.nrrd", "m.csv", "f.csv"):
+        (tmp_path / name).write_text("x")
+    file = jobs.Side("a b", "mr", None, tmp_path / "a b.nrrd", True, (0.1, 1 / 3), tmp_path / "a b.seg.nrrd")
+    cases = [jobs.Side.of_case(study, c) for c in study.cases_of("ct")[:3]]
+    marked = jobs.Pair(cases[2], cases[0], "mine", (tmp_path / "m.csv", tmp_path / "f.csv"))
+    pairs = jobs.listed([*(jobs.Pair(c, file) for c in cases), marked])
+    path = tmp_path / "lists" / "pairs.csv"
+    jobs.pairs_to_csv(pairs, path)
+    again = jobs.pairs_from_csv(study, path)
+    assert [(p.moving, p.fixed, p.folder_name, p.landmarks) for p in again] == [
+        (p.moving, p.fixed, p.folder_name, p.landmarks) for p in pairs
+    ]
+
+
+def test_the_command_writes_a_list_and_registers_nothing(study, tmp_path, capsys):
+    path = tmp_path / "pairs.csv"
+    assert run("register", study.folder, "--to", "ct7", "--roles", "test", "--list", path) == 0
+    assert str(path) in capsys.readouterr().out
+    chosen = jobs.pairs_to(study, jobs.read_side(study, "ct7", "ct"), jobs.Choice((Role.TEST,)))
+    assert sorted(names(jobs.pairs_from_csv(study, path))) == sorted(names(chosen))
+    assert not (study.folder / "registrations").exists()
+    assert run("register", study.folder, "ct5", "mr5", "--list", path) == 2
+    assert "--list goes with many pairs" in capsys.readouterr().err
 
 
 def test_a_template_is_the_fixed_image_of_all_others(study):

@@ -1,0 +1,61 @@
+"""Reading and writing large files beside the GUI thread, which goes on; no Qt and no MRML in there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import qt
+from SegGuidedMMRegGui.Widgets import connect
+
+_LOOK_MS = 10
+_LET_WORK_S = 0.003
+"""Python threads get their turn in Slicer only while its main thread waits for them."""
+
+
+class Background:
+    """Runs `work` in a thread, and then `done` with what it returns, or `failed` with a message, here.
+
+    `ValueError` and `OSError`, which tell of files and their content, become the message. Any other is a
+    defect and is raised here.
+    """
+
+    def __init__(
+        self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[str], None]
+    ) -> None:
+        self._work, self._done, self._failed = work, done, failed
+        self._found: Any = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="files", daemon=True)
+        self._timer = qt.QTimer()
+        connect(self._timer, "timeout()", self._look)
+        self._thread.start()
+        self._timer.start(_LOOK_MS)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether nobody has been told of the end yet."""
+        return self._timer.isActive()
+
+    def forget(self) -> None:
+        """Tell nobody; what has begun ends by itself."""
+        self._timer.stop()
+
+    def _run(self) -> None:
+        try:
+            self._found = self._work()
+        except Exception as error:
+            self._error = error
+
+    def _look(self) -> None:
+        self._thread.join(_LET_WORK_S)
+        if self._thread.is_alive():
+            return
+        self._timer.stop()
+        if self._error is None:
+            self._done(self._found)
+        elif isinstance(self._error, (ValueError, OSError)):
+            self._failed(str(self._error))
+        else:
+            raise self._error
