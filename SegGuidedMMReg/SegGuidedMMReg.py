@@ -57,6 +57,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from SegGuidedMMRegGui.JobStrip import JobStrip
         from SegGuidedMMRegGui.SetupPanel import SetupPanel
         from SegGuidedMMRegGui.StudyPanel import StudyPanel
+        from SegGuidedMMRegGui.TrainPanel import TrainPanel
         from SegGuidedMMRegGui.Widgets import connect, load_ui
 
         super().setup()
@@ -68,7 +69,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.runner.watchers.append(self.strip.watch)
         self.setupPanel = SetupPanel(self.logic.runner, self.onSetupChanged)
         workplace = self.workplace = self.logic.workplace
-        self.panels = {"study": StudyPanel(workplace)}
+        self.panels = {"study": StudyPanel(workplace), "train": TrainPanel(workplace)}
         self._place(self.strip, self.ui.stripFrame)
         self._place(self.setupPanel, self.ui.setupButton)
         for name, panel in self.panels.items():

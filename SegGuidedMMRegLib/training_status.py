@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from SegGuidedMMRegLib.config import PresetName
 from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.freshness import STAGES
+from SegGuidedMMRegLib.setting_list import settings_of
 from SegGuidedMMRegLib.study import Study
 
 PICTURES, PICTURES_INDEX = "pictures", "pictures.json"
@@ -15,7 +17,8 @@ _MOST_POINTS = 200
 
 
 def training_of(study: Study) -> dict[str, Any]:
-    """As plain values: `device` that is used, `problem` if that cannot be, and a record a stage in `stages`.
+    """As plain values: `device` that is used, `problem` if that cannot be, `preset`, `presets` that there
+    are, all `settings` (`setting_list`), and a record a stage in `stages`.
 
     A record holds `name`; `memory` (`bytes` needed, `free_bytes`, `device`, `advice` where that is not
     enough), or None; `curves` of its training runs; `pictures` with `path` and `caption`.
@@ -34,7 +37,9 @@ def training_of(study: Study) -> dict[str, Any]:
         }
         for stage in STAGES
     ]
-    return {"device": device, "problem": problem, "stages": stages}
+    settings = [setting.record() for setting in settings_of(study.config, study.dimension)]
+    chosen = {"preset": study.config.preset, "presets": list(get_args(PresetName)), "settings": settings}
+    return {"device": device, "problem": problem, **chosen, "stages": stages}
 
 
 def training_lines(training: dict[str, Any]) -> list[str]:
