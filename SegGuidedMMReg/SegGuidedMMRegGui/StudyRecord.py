@@ -10,7 +10,7 @@ from SegGuidedMMRegLib.study import Study, StudyError
 from SegGuidedMMRegLib.study_file import FORMAT
 from SegGuidedMMRegLib.study_record import parts_from_record
 
-_NOT_IN_THE_FILE = ("predicted", "draft")
+_NOT_IN_THE_FILE = ("predicted", "draft", "thumbnail")
 
 
 def study_as_told(folder: Path | str, told: Mapping[str, Any]) -> Study:

@@ -25,13 +25,16 @@ class Info(Command):
     """Print every setting of every stage with its value in each preset, as a Markdown table; with a study,
     its own settings and what its preset says."""
 
+    thumbnails: bool = False
+    """Make small pictures of the study's images, where they are missing or the images have changed."""
+
     def run(self, reporter: Reporter) -> Done:
         if self.settings and self.study is not None:
             return _study_settings(reporter, self.study)
         if self.settings:
             return _told(reporter, _settings_table())
         if self.study is not None:
-            return _study(reporter, self.study)
+            return _study(reporter, self.study, thumbnails=self.thumbnails)
         return _machine(reporter)
 
 
@@ -114,12 +117,15 @@ def _machine(reporter: Reporter) -> Done:
     return Done({"facts": [asdict(fact) for fact in found]}, exit_code=1 if missing else 0)
 
 
-def _study(reporter: Reporter, folder: Path) -> Done:
+def _study(reporter: Reporter, folder: Path, *, thumbnails: bool = False) -> Done:
     from SegGuidedMMRegLib.freshness import untrained_stages
     from SegGuidedMMRegLib.study import Study
     from SegGuidedMMRegLib.study_record import to_record
+    from SegGuidedMMRegLib.thumbnails import make_thumbnails
 
     study = Study.open(folder)
+    for problem in make_thumbnails(study, reporter) if thumbnails else ():
+        reporter.log(f"no picture: {problem}")
     for line in _study_lines(study):
         reporter.log(line)
     cases = [{**asdict(case), **_files_of(study, case)} for case in study.cases]
@@ -130,11 +136,14 @@ def _study(reporter: Reporter, folder: Path) -> Done:
     return Done({**found, "untrained": untrained_stages(study)})
 
 
-def _files_of(study: Study, case: Case) -> dict[str, bool]:
+def _files_of(study: Study, case: Case) -> dict[str, object]:
     """What lies in the folder beside what `study.yaml` says; a draft is a segmentation without a use."""
+    from SegGuidedMMRegLib.thumbnails import fresh_thumbnail
+
     return {
         "predicted": study.prediction_path(case).is_file(),
         "draft": case.label is None and study.label_path(case).is_file(),
+        "thumbnail": fresh_thumbnail(study, case),
     }
 
 
