@@ -1,10 +1,11 @@
-"""Step 1, the study: make one from folders of images, add to it, open one; its cases; problems in words."""
+"""Step 1, the study: make one, add to it, open one; its cases and structures; problems in words."""
 
 from __future__ import annotations
 
+import csv
 import json
-import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,19 @@ from slicer.i18n import tr as _
 
 import ctk
 import qt
+from SegGuidedMMRegGui.CaseTable import CaseTable
+from SegGuidedMMRegGui.ImportForm import ImportForm
 from SegGuidedMMRegGui.JobEvents import Data, JobEnd, JobListener
 from SegGuidedMMRegGui.JobRunner import Job
 from SegGuidedMMRegGui.Panel import Panel
-from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
+from SegGuidedMMRegGui.StructuresTable import StructuresTable, text_of
+from SegGuidedMMRegGui.Thumbnails import Thumbnails
+from SegGuidedMMRegGui.Widgets import connect, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
+from SegGuidedMMRegLib.cases import Structure
 
 _RECENT = "SegGuidedMMReg/RecentStudies"
 _RECENT_KEPT = 8
-_FOLDERS = {
-    "--source-images": "sourceImagesPath",
-    "--source-labels": "sourceLabelsPath",
-    "--target-images": "targetImagesPath",
-    "--target-labels": "targetLabelsPath",
-}
 _PROBLEM = ("left out:", "note:")
 
 
@@ -37,16 +37,19 @@ class StudyPanel(Panel):
         self.widget, self._ui = load_ui("StudyPanel")
         self._job: Job | None = None
         ui = self._ui
-        for name in ("studyPath", "newPath", *_FOLDERS.values()):
-            getattr(ui, name).filters = ctk.ctkPathLineEdit.Dirs
-            connect(getattr(ui, name), "currentPathChanged(QString)", self.onChanged)
-        for name in ("sourceEdit", "targetEdit"):
-            connect(getattr(ui, name), "textChanged(QString)", self.onChanged)
+        self.form = ImportForm(ui, workplace, self._import, self.failed, self.onChanged)
+        self.cases = CaseTable(self._edit_cases)
+        self.structures = StructuresTable(self.onChanged, self._save_structures)
+        self._thumbnails = Thumbnails(workplace, self.cases.show_picture)
+        for panel, place in ((self.cases, ui.casesFrame), (self.structures, ui.structuresButton)):
+            layout = place.layout()
+            layout.addWidget(panel.widget)
+        ui.studyPath.filters = ctk.ctkPathLineEdit.Dirs
+        connect(ui.studyPath, "currentPathChanged(QString)", self.onChanged)
         connect(ui.openButton, "clicked(bool)", self.onOpen)
         connect(ui.recentBox, "activated(int)", self.onRecent)
-        connect(ui.newButton, "clicked(bool)", self.onNew)
-        connect(ui.addButton, "clicked(bool)", self.onAdd)
-        ui.importButton.collapsed = True
+        ui.structuresButton.collapsed = True
+        self._show_problems([])
         self._show_recent()
         self.study_changed()
 
@@ -57,36 +60,47 @@ class StudyPanel(Panel):
         self.onChanged()
 
     def study_changed(self) -> None:
-        study, ui = self.workplace.study, self._ui
+        study, bridge, ui = self.workplace.study, self.workplace.bridge, self._ui
         if study is None:
-            ui.summaryLabel.text = _("Open a study, or make one from folders of images.")
+            ui.summaryLabel.text = _("Open a study, or make one from images.")
             self._show_problems([])
         else:
             ui.studyPath.currentPath = self.workplace.folder
             ui.summaryLabel.text = _summary(study)
             self._remember(self.workplace.folder)
         cases = [] if study is None else study["cases"]
-        fill_table(ui.casesTable, [_row(case) for case in cases])
-        ui.casesTable.visible = bool(cases)
+        self.cases.show(cases)
+        self.structures.show(() if bridge is None else bridge.study.structures, self.workplace.folder)
+        ui.casesFrame.visible = bool(cases)
+        ui.structuresButton.visible = study is not None
+        self._thumbnails.study_changed()
         self._show_message("")
         self.onChanged()
+
+    def opened(self) -> None:
+        if not self._ui.importButton.collapsed:
+            self.form.scene.look()
+
+    def cleanup(self) -> None:
+        self.cases.stop()
+        self._thumbnails.stop()
+        self.form.finished()
 
     # -- what the user does -----------------------------------------------------------------------------
     def onChanged(self) -> None:
         """Say which buttons can be pressed, and what the others need."""
-        ui, busy = self._ui, self._job is not None and self._job.is_running
-        new = [] if ui.newPath.currentPath else [_("a folder for the new study")]
-        if not ui.sourceEdit.text.strip() or not ui.targetEdit.text.strip():
-            new.append(_("names of both modalities"))
-        if not ui.sourceImagesPath.currentPath or not ui.targetImagesPath.currentPath:
-            new.append(_("folders with images of both modalities"))
-        some = any(getattr(ui, name).currentPath for name in _FOLDERS.values())
-        add = [] if self.workplace.study is not None else [_("an open study")]
-        add += [] if some else [_("a folder with images or labels")]
+        ui = self._ui
+        busy = self.form.is_writing or (self._job is not None and self._job.is_running)
         opening = [] if ui.studyPath.currentPath else [_("the folder of a study")]
-        self._allow(ui.newButton, new, busy, _("Check all images, and make a study of copies"))
-        self._allow(ui.addButton, add, busy, _("Add images, or labels to images of the same names"))
-        self._allow(ui.openButton, opening, busy, _("Open the study in this folder"))
+        self.form.show_modalities()
+        _allow(
+            ui.newButton, self.form.needs_of_new(), busy, _("Check all images, and make a study of copies")
+        )
+        purpose = _("Add images, or labels to images of the same names")
+        _allow(ui.addButton, self.form.needs_of_add(), busy, purpose)
+        _allow(ui.openButton, opening, busy, _("Open the study in this folder"))
+        self.cases.set_busy(busy)
+        self.structures.set_busy(busy)
 
     def onOpen(self) -> None:
         self.open(self._ui.studyPath.currentPath)
@@ -96,57 +110,55 @@ class StudyPanel(Panel):
         if folder:
             self.open(folder)
 
-    def onNew(self) -> None:
-        ui = self._ui
-        folder = ui.newPath.currentPath
-        arguments = [
-            "new",
-            folder,
-            "--source",
-            ui.sourceEdit.text.strip(),
-            "--target",
-            ui.targetEdit.text.strip(),
-        ]
-        arguments += [*self._images(), *self._rules(), "--preset", ui.presetBox.currentText]
-        structures = [part.strip() for part in re.split(r"[,;\n]", ui.structuresEdit.text) if part.strip()]
-        if structures:
-            arguments += ["--structures", *structures]
-        self._start(_("Making a study"), tuple(arguments), lambda _result: self.open(folder))
+    def _edit_cases(self, keys: Sequence[str], said: dict[str, str]) -> None:
+        """Say the same of all these cases."""
+        bridge = self.workplace.bridge
+        if bridge is None:
+            return
+        place = bridge.temporary_folder("edit-")
+        with (place / "cases.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("case", *said), *((key, *said.values()) for key in keys)])
+        arguments = ("edit", self.workplace.folder, "--table", str(place / "cases.csv"))
+        title = _("Changing {count} cases").format(count=len(keys))
+        self._run(title, arguments, [], lambda: shutil.rmtree(place, ignore_errors=True))
 
-    def onAdd(self) -> None:
-        folder = self.workplace.folder
-        arguments = ("add", folder, *self._images(), *self._rules())
-        self._start(_("Adding to the study"), arguments, lambda _result: self.open(folder))
+    def _save_structures(self, structures: Sequence[Structure]) -> None:
+        arguments = ("edit", self.workplace.folder, "--structures", *map(text_of, structures))
+        self._run(_("Changing the structures"), arguments, [], lambda: None)
 
-    def _images(self) -> list[str]:
-        given = ((option, getattr(self._ui, name).currentPath) for option, name in _FOLDERS.items())
-        return [word for option, path in given if path for word in (option, path)]
-
-    def _rules(self) -> list[str]:
-        ui = self._ui
-        words = []
-        if ui.subjectEdit.text.strip():
-            words += ["--subject-pattern", ui.subjectEdit.text.strip()]
-        if ui.mirroredEdit.text.strip():
-            words += ["--mirrored-pattern", ui.mirroredEdit.text.strip()]
-        if ui.pixelSizeBox.value > 0:
-            words += ["--spacing", f"{ui.pixelSizeBox.value:g}"]
-        if ui.dimensionBox.currentIndex > 0:
-            words += ["--dimension", ui.dimensionBox.currentText[0]]
-        return words
+    def _import(self, title: str, arguments: tuple[str, ...], folder: str, notes: list[str]) -> None:
+        self._run(title, arguments, notes, self.form.finished, folder)
 
     # -- what the library says --------------------------------------------------------------------------
-    def _start(self, title: str, arguments: tuple[str, ...], then: Callable[[Data], None]) -> None:
-        problems: list[str] = []
+    def _run(
+        self,
+        title: str,
+        arguments: tuple[str, ...],
+        notes: Sequence[str],
+        ended: Callable[[], None],
+        folder: str = "",
+    ) -> None:
+        """Run a job that changes a study, and read the study again.
+
+        Args:
+            title, arguments: of the job.
+            notes: problems that are known already.
+            ended: called when it has ended, however.
+            folder: of the study; the open one without it.
+        """
+        problems = list(notes)
 
         def note(line: str) -> None:
             if line.startswith(_PROBLEM):
                 problems.append(line)
 
         def finished(end: JobEnd) -> None:
+            ended()
             self._show_problems(problems)
             if end.is_done and end.result is not None:
-                then(end.result)
+                if arguments[0] in ("new", "add"):
+                    self.form.scene.untick()
+                self.open(folder or self.workplace.folder)
             else:
                 self.failed(_("Cancelled.") if end.cancelled else end.message)
 
@@ -155,6 +167,7 @@ class StudyPanel(Panel):
             listener = JobListener(log=note, finished=finished)
             self._job = self.workplace.runner.start(title, arguments, listener)
         except RuntimeError as error:
+            ended()
             self._show_message(str(error))
         self.onChanged()
 
@@ -171,13 +184,6 @@ class StudyPanel(Panel):
         self._ui.messageLabel.text = text
         self._ui.messageLabel.visible = bool(text)
 
-    def _allow(self, button: Any, needs: list[str], busy: bool, purpose: str) -> None:
-        button.enabled = not needs and not busy
-        if needs:
-            button.toolTip = _("Needs {needs}").format(needs=", ".join(needs))
-        else:
-            button.toolTip = _("Wait until the job has ended") if busy else purpose
-
     # -- recent studies ---------------------------------------------------------------------------------
     def _remember(self, folder: str) -> None:
         others = [each for each in _recent() if each != folder]
@@ -193,26 +199,20 @@ class StudyPanel(Panel):
         box.enabled = bool(folders)
 
 
+def _allow(button: Any, needs: list[str], busy: bool, purpose: str) -> None:
+    button.enabled = not needs and not busy
+    if needs:
+        button.toolTip = _("Needs {needs}").format(needs=", ".join(needs))
+    else:
+        button.toolTip = _("Wait until the job has ended") if busy else purpose
+
+
 def _recent() -> list[str]:
     try:
         found = json.loads(str(qt.QSettings().value(_RECENT, "") or "[]"))
     except ValueError:
         return []
     return [str(each) for each in found] if isinstance(found, list) else []
-
-
-def _row(case: Data) -> tuple[str, ...]:
-    uses = {"training": _("for training"), "evaluation": _("for evaluation")}
-    return (
-        case["modality"],
-        case["name"],
-        case["subject"],
-        case["role"],
-        uses.get(case["label_use"], "–"),
-        _("yes") if case["landmarks"] else "–",
-        _("yes") if case["predicted"] else "–",
-        _("yes") if case["mirrored"] else "–",
-    )
 
 
 def _summary(study: Data) -> str:

@@ -38,7 +38,7 @@ class Files:
     """Landmarks of the other modality."""
     list_file: Annotated[Path | None, tyro.conf.arg(name="list")] = None
     """CSV or YAML instead of folders: a row an image, columns image and modality, and as wanted case,
-    subject, role, mirrored, label, label_use, landmarks, spacing."""
+    subject, role, mirrored, label, label_use, landmarks, spacing, original."""
     table: Path | None = None
     """CSV that says more of the images in the folders: a column file, and as wanted subject, role, mirrored,
     label_use, spacing."""

@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from SegGuidedMMRegLib.cases import Structure, values_to_indices
+from SegGuidedMMRegLib.colours import palette_color
 from SegGuidedMMRegLib.images import Image, LabelMap, read_labels, resample, spacing_is_known
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study_file import StudyError
 
-_PALETTE = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114,
-    178), (170, 110, 40), (128, 128, 0), (220, 190, 255), (170, 255, 195), (128, 0, 0),
-)  # fmt: skip
-"""The first seven are Okabe and Ito's, told apart with colour-blind eyes too."""
 _APART_VOXELS = 0.05
 _MANY_VALUES = 100
 _STRUCTURE = re.compile(r"(?:(\d+)=)?([^=:]+?)(?::#([0-9a-fA-F]{6}))?(?::([^~]*~.*))?")
@@ -39,7 +35,7 @@ def parse_structures(texts: Sequence[str]) -> tuple[Structure, ...]:
                 ":TERM after it where it has a standard term."
             )
         value, name, color, term = match.groups()
-        rgb = _color(n) if color is None else tuple(int(color[i : i + 2], 16) for i in (0, 2, 4))
+        rgb = palette_color(n) if color is None else tuple(int(color[i : i + 2], 16) for i in (0, 2, 4))
         found.append(Structure(int(value or n), name, rgb, term or ""))  # type: ignore[arg-type]
     return tuple(found)
 
@@ -79,12 +75,10 @@ def find_structures(paths: Sequence[Path]) -> tuple[Structure, ...]:
             "give labels."
         )
     taken = {s.value for s in named.values()}
-    plain = [Structure(v, f"structure {v}", _color(n)) for n, v in enumerate(sorted(values - taken), 1)]
+    plain = [
+        Structure(v, f"structure {v}", palette_color(n)) for n, v in enumerate(sorted(values - taken), 1)
+    ]
     return tuple(sorted([*named.values(), *plain], key=lambda s: s.value))
-
-
-def _color(number: int) -> tuple[int, int, int]:
-    return _PALETTE[(number - 1) % len(_PALETTE)]
 
 
 def read_matching_labels(path: Path, image: Image, structures: Sequence[Structure]) -> Image:

@@ -44,7 +44,7 @@ _POINT_SUFFIXES = [".mrk.json", ".json", ".fcsv", ".csv"]
 _IMAGE_ENDING = re.compile(r"_0000$")
 _LABEL_ENDING = re.compile(r"[-_. ](seg|segm|segmentation|labels?|labelmap|mask|gt)$", re.IGNORECASE)
 _POINT_ENDING = re.compile(r"[-_. ](landmarks?|points|fiducials|f)$", re.IGNORECASE)
-_COLUMNS = ("case", "subject", "role", "mirrored", "label", "label_use", "landmarks", "spacing")
+_COLUMNS = ("case", "subject", "role", "mirrored", "label", "label_use", "landmarks", "spacing", "original")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Candidate:
         label, landmarks: the files that belong to it.
         subject, role, mirrored, label_use: what a list or table says.
         spacing_mm: a spacing for files that know none.
+        original: where the image came from, for the record; its path without it.
     """
 
     image: Path
@@ -70,6 +71,7 @@ class Candidate:
     mirrored: bool | None = None
     label_use: LabelUse | None = None
     spacing_mm: tuple[float, ...] | None = None
+    original: str | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ def from_list(path: Path, modalities: Mapping[str, str]) -> Found:
 
     Columns: `image` and `modality`, and as wanted `case`, `subject`, `role` (train, validation, test),
     `mirrored` (yes, no), `label`, `label_use` (training, evaluation), `landmarks`, `spacing` (mm, one number
-    or one an axis with spaces between). Paths are relative to the list.
+    or one an axis with spaces between), `original` (where it came from, for the record). Paths are relative
+    to the list.
 
     Args:
         path: the list.
@@ -246,6 +249,7 @@ def from_list(path: Path, modalities: Mapping[str, str]) -> Found:
                 clean_name(name),
                 file_of(row, "label", path.parent, where),
                 file_of(row, "landmarks", path.parent, where),
+                original=text_of(row, "original"),
                 **_said(row, where),
             )
         )

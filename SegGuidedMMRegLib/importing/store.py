@@ -145,7 +145,7 @@ def _store(candidate: Candidate, progress: Progress) -> Stored:
         role=candidate.role or Role.TRAIN,
         mirrored=bool(candidate.mirrored),
         image=relative,
-        original=str(candidate.image.resolve()),
+        original=candidate.original or str(candidate.image.resolve()),
     )
     label = landmarks = None
     if candidate.label is not None:

@@ -47,7 +47,7 @@ def settle(panel: StudyPanel) -> None:
 
 
 def table(panel: StudyPanel) -> list[list[str]]:
-    cases = panel._ui.casesTable
+    cases = panel.cases._ui.casesTable
     return [[cases.item(r, c).text() for c in range(cases.columnCount)] for r in range(cases.rowCount)]
 
 
@@ -106,7 +106,8 @@ def test_a_study_is_made_from_folders_and_added_to(panel, tmp_path):
     ui.sourceEdit.text, ui.targetEdit.text = "mr", "us"
     ui.sourceImagesPath.currentPath = str(place / "a")
     ui.targetImagesPath.currentPath = str(place / "b")
-    ui.structuresEdit.text = "1=the bone"
+    panel.form.structures._ui.addRowButton.click()
+    panel.form.structures._ui.table.item(0, 1).setText("the bone")
     ui.presetBox.currentIndex = 1
     ui.newButton.click()
     assert not ui.newButton.enabled

@@ -25,6 +25,7 @@ _LOGICS = {
     "segmentations": ("Segmentations", "vtkSlicerSegmentationsModuleLogic"),
     "transforms": ("Transforms", "vtkSlicerTransformLogic"),
     "markups": ("Markups", "vtkSlicerMarkupsLogic"),
+    "terminologies": ("Terminologies", "vtkSlicerTerminologiesModuleLogic"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from slicer_harness.pythonqt import QtCore, QtWidgets, like_cpp, make_qt
+from slicer_harness.pythonqt import QtCore, QtGui, QtWidgets, like_cpp, make_qt
 
 make_qt()
 
@@ -159,6 +159,38 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
 
 @like_cpp
+class ctkColorPickerButton(QtWidgets.QPushButton):
+    """A button that shows a colour, and lets the user choose another one."""
+
+    colorChanged = QtCore.Signal(QtGui.QColor)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        _put(self, _color=QtGui.QColor(0, 0, 0), _shows_name=True)
+
+    def _get_color(self) -> QtGui.QColor:
+        return self._color
+
+    def _set_color(self, color: QtGui.QColor) -> None:
+        if color == self._color:
+            return
+        _put(self, _color=color)
+        picture = QtGui.QPixmap(16, 16)
+        picture.fill(color)
+        self.setIcon(QtGui.QIcon(picture))
+        self.colorChanged.emit(color)
+
+    def _get_shows_name(self) -> bool:
+        return self._shows_name
+
+    def _set_shows_name(self, shows: bool) -> None:
+        _put(self, _shows_name=shows)
+
+    color = QtCore.Property(QtGui.QColor, _get_color, _set_color)
+    displayColorName = QtCore.Property(bool, _get_shows_name, _set_shows_name)
+
+
+@like_cpp
 class ModuleManager(QtCore.QObject):
     """`slicer.app.moduleManager()`."""
 
@@ -183,7 +215,7 @@ class ModuleParent:
 
 
 QMRML = (qMRMLWidget, qMRMLNodeComboBox)
-CTK = (ctkCollapsibleButton, ctkPathLineEdit)
+CTK = (ctkCollapsibleButton, ctkColorPickerButton, ctkPathLineEdit)
 
 
 def make_ctk() -> types.ModuleType:

@@ -1,0 +1,183 @@
+"""The table of a study's cases: found by words, sorted, with small pictures; and what a case is, changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slicer.i18n import tr as _
+
+import qt
+from SegGuidedMMRegGui.JobEvents import Data
+from SegGuidedMMRegGui.Widgets import connect, load_ui
+
+ROWS_AT_A_GO = 60
+_TYPING_MS = 200
+_NAME = 1
+_ROLES = ("", "train", "validation", "test")
+_SIDES = ("", "yes", "no")
+
+Edit = Callable[[Sequence[str], dict[str, str]], None]
+
+
+class CaseTable:
+    """The table.
+
+    Attributes:
+        widget: to be put somewhere.
+    """
+
+    def __init__(self, edit: Edit) -> None:
+        """
+        Args:
+            edit: called with the keys of cases, and what to say of them (role, subject, mirrored).
+        """
+        self.widget, self._ui = load_ui("CaseTable")
+        self._edit = edit
+        self._busy = False
+        self._cases: dict[str, Data] = {}
+        self._rows: dict[str, tuple[str, ...]] = {}
+        self._items: dict[str, tuple[Any, ...]] = {}
+        self._waiting: list[str] = []
+        self._filling, self._typing = _timer(self._fill_some), _timer(self._refill)
+        ui = self._ui
+        connect(ui.filterEdit, "textChanged(QString)", self.onFilter)
+        connect(ui.casesTable, "itemSelectionChanged()", self.onChanged)
+        for box in (ui.roleBox, ui.mirroredBox):
+            connect(box, "currentIndexChanged(int)", self.onChanged)
+        connect(ui.subjectEdit, "textChanged(QString)", self.onChanged)
+        connect(ui.subjectEdit, "returnPressed()", self.onEdit)
+        connect(ui.editButton, "clicked(bool)", self.onEdit)
+        self.onChanged()
+
+    def show(self, cases: Sequence[Data]) -> None:
+        """Show these cases, as `segmmreg info STUDY` tells them; rows that are there are brought up to date."""
+        known = {f"{case['modality']}/{case['name']}": case for case in cases}
+        were, self._cases = self._cases, known
+        self._rows = {key: _row(case) for key, case in known.items()}
+        if list(were) != list(known):
+            self._refill()
+            return
+        for key, items in self._items.items():
+            if were[key] != known[key]:
+                for item, text in zip(items, self._rows[key], strict=True):
+                    item.setText(text)
+                self._show_picture(key)
+        self.onChanged()
+
+    def show_picture(self, key: str, path: str) -> None:
+        """The small picture of a case is there now."""
+        if key in self._cases:
+            self._cases[key] = {**self._cases[key], "thumbnail": path}
+            self._show_picture(key)
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether a job is changing the study."""
+        self._busy = busy
+        self.onChanged()
+
+    def selected(self) -> list[str]:
+        """The keys of the selected cases."""
+        model = self._ui.casesTable.selectionModel()
+        return [str(index.data(qt.Qt.UserRole)) for index in model.selectedRows(_NAME)]
+
+    def stop(self) -> None:
+        """Fill in no more rows."""
+        self._filling.stop()
+        self._typing.stop()
+
+    # -- what the user does -----------------------------------------------------------------------------
+    def onFilter(self) -> None:
+        self._typing.start(_TYPING_MS)
+
+    def onChanged(self) -> None:
+        ui, count = self._ui, len(self.selected())
+        ui.selectedLabel.text = _("{count} selected").format(count=count)
+        needs = [] if count else [_("selected cases")]
+        needs += [] if self._wanted() else [_("a role, a subject or a side for them")]
+        ui.editButton.enabled = not needs and not self._busy
+        if needs:
+            ui.editButton.toolTip = _("Needs {needs}").format(needs=", ".join(needs))
+        else:
+            purpose = _("Say this of the selected cases; images and labels stay as they are")
+            ui.editButton.toolTip = _("Wait until the job has ended") if self._busy else purpose
+
+    def onEdit(self) -> None:
+        wanted, keys = self._wanted(), self.selected()
+        if wanted and keys and not self._busy:
+            self._edit(keys, wanted)
+            self._ui.roleBox.currentIndex = self._ui.mirroredBox.currentIndex = 0
+            self._ui.subjectEdit.text = ""
+
+    def _wanted(self) -> dict[str, str]:
+        ui = self._ui
+        said = {
+            "role": _ROLES[ui.roleBox.currentIndex],
+            "subject": ui.subjectEdit.text.strip(),
+            "mirrored": _SIDES[ui.mirroredBox.currentIndex],
+        }
+        return {name: value for name, value in said.items() if value}
+
+    # -- rows, some at a go: thousands take too long for one ---------------------------------------------
+    def _refill(self) -> None:
+        words = self._ui.filterEdit.text.casefold().split()
+        texts = {key: " ".join(row).casefold() for key, row in self._rows.items()}
+        self._waiting = [key for key, text in texts.items() if all(word in text for word in words)]
+        found, count = len(self._waiting), len(self._cases)
+        self._ui.countLabel.text = str(count) if found == count else f"{found} / {count}"
+        self._items = {}
+        self._ui.casesTable.setSortingEnabled(False)
+        self._ui.casesTable.setRowCount(0)
+        self._fill_some()
+        self._ui.casesTable.resizeColumnsToContents()
+        self.onChanged()
+
+    def _fill_some(self) -> None:
+        table, keys = self._ui.casesTable, self._waiting[:ROWS_AT_A_GO]
+        self._waiting = self._waiting[ROWS_AT_A_GO:]
+        first = table.rowCount
+        table.setRowCount(first + len(keys))
+        for row, key in enumerate(keys, first):
+            self._items[key] = tuple(_item(text) for text in self._rows[key])
+            for column, item in enumerate(self._items[key]):
+                table.setItem(row, column, item)
+            name = self._items[key][_NAME]
+            name.setData(qt.Qt.UserRole, key)
+            name.setToolTip(self._cases[key]["original"])
+            self._show_picture(key)
+        if self._waiting:
+            self._filling.start(0)
+        else:
+            table.setSortingEnabled(True)
+
+    def _show_picture(self, key: str) -> None:
+        path = self._cases[key].get("thumbnail")
+        if path and key in self._items:
+            self._items[key][_NAME].setIcon(qt.QIcon(path))  # read when it is painted
+
+
+def _timer(slot: Callable[[], None]) -> Any:
+    timer = qt.QTimer()
+    timer.setSingleShot(True)
+    connect(timer, "timeout()", slot)
+    return timer
+
+
+def _item(text: str) -> Any:
+    item = qt.QTableWidgetItem(text)
+    item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+    return item
+
+
+def _row(case: Data) -> tuple[str, ...]:
+    uses = {"training": _("for training"), "evaluation": _("for evaluation")}
+    return (
+        case["modality"],
+        case["name"],
+        case["subject"],
+        case["role"],
+        uses.get(case["label_use"], "–"),
+        _("yes") if case["landmarks"] else "–",
+        _("yes") if case["predicted"] else "–",
+        _("yes") if case["mirrored"] else "–",
+    )
