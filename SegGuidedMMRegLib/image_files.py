@@ -40,7 +40,7 @@ Header = sitk.Image | sitk.ImageFileReader
 _PHOTOMETRIC, _PIXEL_SPACING, _IMAGER_SPACING = "0028|0004", "0028|0030", "0018|1164"
 
 
-def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None) -> sitk.Image:
+def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None, series: str = "") -> sitk.Image:
     """Read one scalar image, of two or three dimensions, in LPS mm.
 
     DICOM values are rescaled to their physical meaning (slope, intercept), and MONOCHROME1 is inverted so
@@ -50,13 +50,14 @@ def read_scalar(path: Path | str, *, spacing_mm: Spacing | None = None) -> sitk.
         path: an image file, or a folder that holds one DICOM series.
         spacing_mm: spacing along i, j (and k), or one number for all, used where the file does not say its
             own (see `spacing_is_known`); where neither is known 1 mm is assumed.
+        series: UID of the series in a DICOM folder that holds several.
 
     Raises:
         ImageError: naming the path and the remedy, for anything missing, unreadable, coloured, vector-valued,
             complex or four-dimensional.
     """
     path = Path(path)
-    image = _read_series(path) if path.is_dir() else _as_scalar(_read_file(path), path)
+    image = _read_series(path, series) if path.is_dir() else _as_scalar(_read_file(path), path)
     image = _without_time(image, path)
     if _is_dicom(image):
         return _with_tagged_spacing(image, spacing_mm, path)
@@ -270,9 +271,10 @@ def dicom_series(folder: Path) -> list[tuple[str, ...]]:
         raise ImageError(f"{folder}: its DICOM files can't be told apart ({reason(error)}).") from None
 
 
-def _read_series(folder: Path) -> sitk.Image:
-    """The only DICOM series of a folder as one image."""
-    series = dicom_series(folder)
+def _read_series(folder: Path, wanted: str = "") -> sitk.Image:
+    """The only DICOM series of a folder as one image, or that of the UID `wanted`."""
+    series = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), wanted)] if wanted else []
+    series = series or dicom_series(folder)
     if not series:
         raise ImageError(
             f"{folder}: holds no DICOM series. Give an image file, or the folder of one DICOM series."

@@ -65,7 +65,7 @@ _NO_TERM = (
 # -- files ----------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path | str, *, spacing_mm: Spacing | None = None) -> Image:
+def read_image(path: Path | str, *, spacing_mm: Spacing | None = None, series: str = "") -> Image:
     """Read an image: NIfTI, NRRD, MHA, PNG, JPEG, TIFF, a DICOM file or the folder of one DICOM series.
 
     The values keep the file's type; DICOM ones are rescaled, MONOCHROME1 is inverted.
@@ -74,11 +74,12 @@ def read_image(path: Path | str, *, spacing_mm: Spacing | None = None) -> Image:
         path: file or DICOM folder.
         spacing_mm: used where the file does not know its spacing (`spacing_is_known`); 1 mm where neither
             does.
+        series: UID of the series in a DICOM folder that holds several.
 
     Raises:
         ImageError: naming the file and the remedy.
     """
-    return _of_file(read_scalar(path, spacing_mm=spacing_mm), path)
+    return _of_file(read_scalar(path, spacing_mm=spacing_mm, series=series), path)
 
 
 def _of_file(image: sitk.Image, path: Path | str) -> Image:

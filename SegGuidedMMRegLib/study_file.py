@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from SegGuidedMMRegLib.documents import DocumentError, parse_json, parse_yaml, read_text
@@ -20,6 +20,8 @@ from SegGuidedMMRegLib.documents import DocumentError, parse_json, parse_yaml, r
 FORMAT = 1
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 FORBIDDEN_IN_NAMES = '/\\<>:"|?*'
+_FORBIDDEN = frozenset(FORBIDDEN_IN_NAMES)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 class StudyError(ValueError):
@@ -38,7 +40,8 @@ def check_name(name: object, what: str) -> str:
     fits = (
         isinstance(name, str)
         and 0 < len(name) <= 120
-        and not any(c in FORBIDDEN_IN_NAMES or not c.isprintable() for c in name)
+        and name.isprintable()
+        and _FORBIDDEN.isdisjoint(name)
         and "--" not in name
         and name == name.strip(" .")
         and not is_reserved(name)
@@ -54,7 +57,7 @@ def check_name(name: object, what: str) -> str:
 
 def is_reserved(name: str) -> bool:
     """Whether Windows keeps the name, with whatever suffix, for a device."""
-    return bool(re.fullmatch(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", name, re.IGNORECASE))
+    return _RESERVED.fullmatch(name) is not None
 
 
 def check_inside(path: object, what: str) -> str:
@@ -68,9 +71,9 @@ def check_inside(path: object, what: str) -> str:
         and path != ""
         and "\\" not in path
         and "\0" not in path
-        and not PurePosixPath(path).is_absolute()
-        and not PureWindowsPath(path).drive
-        and ".." not in PurePosixPath(path).parts
+        and path[0] != "/"
+        and path[1:2] != ":"
+        and ".." not in path.split("/")
     )
     if not fits:
         raise StudyError(f"{what}: the path must be relative and inside the study folder, got {path!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,10 +38,17 @@ class CaseTable:
         self._busy = False
         self._cases: dict[str, Data] = {}
         self._rows: dict[str, tuple[str, ...]] = {}
-        self._items: dict[str, tuple[Any, ...]] = {}
+        self._places: dict[str, int] = {}
         self._waiting: list[str] = []
+        self._changed: list[str] = []
+        self._keep: frozenset[str] = frozenset()
+        self._order: tuple[int, bool] | None = None
+        self._has_room = False
         self._filling, self._typing = _timer(self._fill_some), _timer(self._refill)
         ui = self._ui
+        header = ui.casesTable.horizontalHeader()
+        header.setSectionsClickable(True)
+        connect(header, "sectionClicked(int)", self.onSort)
         connect(ui.filterEdit, "textChanged(QString)", self.onFilter)
         connect(ui.casesTable, "itemSelectionChanged()", self.onChanged)
         for box in (ui.roleBox, ui.mirroredBox):
@@ -51,25 +59,23 @@ class CaseTable:
         self.onChanged()
 
     def show(self, cases: Sequence[Data]) -> None:
-        """Show these cases, as `segmmreg info STUDY` tells them; rows that are there are brought up to date."""
+        """Show these cases, as `segmmreg info STUDY` tells them; rows that are there are corrected."""
         known = {f"{case['modality']}/{case['name']}": case for case in cases}
         were, self._cases = self._cases, known
         self._rows = {key: _row(case) for key, case in known.items()}
         if list(were) != list(known):
             self._refill()
             return
-        for key, items in self._items.items():
-            if were[key] != known[key]:
-                for item, text in zip(items, self._rows[key], strict=True):
-                    item.setText(text)
-                self._show_picture(key)
-        self.onChanged()
+        self._changed = [key for key in known if were[key] != known[key]]
+        self._fill_some()
 
     def show_picture(self, key: str, path: str) -> None:
         """The small picture of a case is there now."""
         if key in self._cases:
             self._cases[key] = {**self._cases[key], "thumbnail": path}
             self._show_picture(key)
+            if not self._has_room:
+                self._make_room()
 
     def set_busy(self, busy: bool) -> None:
         """Whether a job is changing the study."""
@@ -89,6 +95,14 @@ class CaseTable:
     # -- what the user does -----------------------------------------------------------------------------
     def onFilter(self) -> None:
         self._typing.start(_TYPING_MS)
+
+    def onSort(self, column: int) -> None:
+        is_same = self._order is not None and self._order[0] == column
+        self._order = (column, is_same and not self._order[1])  # type: ignore[index]
+        header = self._ui.casesTable.horizontalHeader()
+        header.setSortIndicatorShown(True)
+        header.setSortIndicator(column, qt.Qt.DescendingOrder if self._order[1] else qt.Qt.AscendingOrder)
+        self._refill()
 
     def onChanged(self) -> None:
         ui, count = self._ui, len(self.selected())
@@ -123,37 +137,79 @@ class CaseTable:
         words = self._ui.filterEdit.text.casefold().split()
         texts = {key: " ".join(row).casefold() for key, row in self._rows.items()}
         self._waiting = [key for key, text in texts.items() if all(word in text for word in words)]
+        if self._order is not None:
+            column, is_reversed = self._order
+            self._waiting.sort(key=lambda key: _natural(self._rows[key][column]), reverse=is_reversed)
+        former = self._keep if self._filling.isActive() else frozenset()
+        self._keep = former.union(self.selected())
         found, count = len(self._waiting), len(self._cases)
         self._ui.countLabel.text = str(count) if found == count else f"{found} / {count}"
-        self._items = {}
-        self._ui.casesTable.setSortingEnabled(False)
-        self._ui.casesTable.setRowCount(0)
-        self._fill_some()
-        self._ui.casesTable.resizeColumnsToContents()
-        self.onChanged()
+        self._places, self._changed = {}, []
+        if self._ui.casesTable.rowCount:
+            self._ui.casesTable.setRowCount(0)  # which takes its time
+            self._filling.start(0)
+        else:
+            self._fill_some()
+
+    def _make_room(self) -> None:
+        """The first picture is there: the column of names was as wide as these alone."""
+        table = self._ui.casesTable
+        table.setColumnWidth(_NAME, table.columnWidth(_NAME) + table.iconSize.width())
+        self._has_room = True
 
     def _fill_some(self) -> None:
-        table, keys = self._ui.casesTable, self._waiting[:ROWS_AT_A_GO]
-        self._waiting = self._waiting[ROWS_AT_A_GO:]
+        table = self._ui.casesTable
+        for key in _taken(self._changed):
+            if key in self._places:
+                for column, text in enumerate(self._rows[key]):
+                    table.item(self._places[key], column).setText(text)
+            self._show_picture(key)
+        keys = _taken(self._waiting)
         first = table.rowCount
-        table.setRowCount(first + len(keys))
+        if keys:
+            table.setRowCount(first + len(keys))
         for row, key in enumerate(keys, first):
-            self._items[key] = tuple(_item(text) for text in self._rows[key])
-            for column, item in enumerate(self._items[key]):
-                table.setItem(row, column, item)
-            name = self._items[key][_NAME]
+            self._places[key] = row
+            for column, text in enumerate(self._rows[key]):
+                table.setItem(row, column, _item(text))
+            name = table.item(row, _NAME)
             name.setData(qt.Qt.UserRole, key)
             name.setToolTip(self._cases[key]["original"])
             self._show_picture(key)
-        if self._waiting:
+            if key in self._keep:
+                self._select(row)
+        if first == 0:
+            table.resizeColumnsToContents()
+            self._has_room = any(self._cases[key].get("thumbnail") for key in keys)
+        if self._waiting or self._changed:
             self._filling.start(0)
         else:
-            table.setSortingEnabled(True)
+            self.onChanged()
+
+    def _select(self, row: int) -> None:
+        table = self._ui.casesTable
+        model, selection = table.model(), table.selectionModel()
+        wanted = qt.QItemSelectionModel.Select | qt.QItemSelectionModel.Rows
+        selection.select(model.index(row, _NAME), wanted)
 
     def _show_picture(self, key: str) -> None:
         path = self._cases[key].get("thumbnail")
-        if path and key in self._items:
-            self._items[key][_NAME].setIcon(qt.QIcon(path))  # read when it is painted
+        if path and key in self._places:
+            name = self._ui.casesTable.item(self._places[key], _NAME)
+            name.setIcon(qt.QIcon(path))  # read when it is painted
+
+
+def _taken(keys: list[str]) -> list[str]:
+    """The first of the keys, which are taken away."""
+    taken = keys[:ROWS_AT_A_GO]
+    del keys[:ROWS_AT_A_GO]
+    return taken
+
+
+def _natural(text: str) -> list[tuple[bool, int, str]]:
+    """To sort by: k2 before k10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text.casefold())
+    return [(part[0] in "0123456789", int(part) if part[0] in "0123456789" else 0, part) for part in parts]
 
 
 def _timer(slot: Callable[[], None]) -> Any:

@@ -233,10 +233,10 @@ def _pattern(text: str | None, what: str) -> re.Pattern[str] | None:
 def _with_subject(
     c: Candidate, subject: re.Pattern[str] | None, mirrored: re.Pattern[str] | None
 ) -> Candidate:
-    stem = plain_name(c.image)
+    stem = c.name if c.series else plain_name(c.image)
     flip = c.mirrored if c.mirrored is not None else bool(mirrored and mirrored.search(stem))
     if c.subject is not None or subject is None:
-        return replace(c, subject=c.subject or c.name, mirrored=flip)
+        return replace(c, subject=c.subject or c.patient or c.name, mirrored=flip)
     match = subject.search(stem)
     if match is None:
         raise StudyError(
@@ -397,6 +397,8 @@ def _notes(study: Study, progress: Progress) -> list[str]:
             f"{assumed} images do not say how large their pixels are: 1 mm is assumed. Give --spacing if "
             "it is another."
         )
+    if by_patient := sum(s.case.subject == s.candidate.patient for s in progress.stored):
+        notes.append(f"{by_patient} DICOM images have their PatientID as subject.")
     view = study.cases_of(study.source, Role.TRAIN)
     if not any(c.label_use == "training" for c in view):
         notes.append(

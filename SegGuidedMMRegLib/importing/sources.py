@@ -16,6 +16,8 @@ from typing import Any
 
 from SegGuidedMMRegLib.cases import LabelUse, Role
 from SegGuidedMMRegLib.dicom_bytes import is_dicom
+from SegGuidedMMRegLib.image_bytes import ImageError
+from SegGuidedMMRegLib.importing.dicom import Source, dicom_in, holds_slices, patient_of
 from SegGuidedMMRegLib.importing.rows import file_of, read_rows, spacing_of, text_of, truth_of
 from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys, is_reserved
 
@@ -52,13 +54,15 @@ class Candidate:
     """An image that may become a case; None is "not said".
 
     Attributes:
-        image: file, or folder of a DICOM series.
+        image: file, or folder of DICOM files.
         modality: its modality's name.
         name: what the case will be called.
         label, landmarks: the files that belong to it.
         subject, role, mirrored, label_use: what a list or table says.
         spacing_mm: a spacing for files that know none.
         original: where the image came from, for the record; its path without it.
+        series: which DICOM series of the folder; "" for the only one.
+        patient: PatientID of a DICOM image, the subject if nothing else is said; "" without.
     """
 
     image: Path
@@ -72,6 +76,8 @@ class Candidate:
     label_use: LabelUse | None = None
     spacing_mm: tuple[float, ...] | None = None
     original: str | None = None
+    series: str = ""
+    patient: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,103 +110,91 @@ def from_folders(
 ) -> Found:
     """The images of some folders (or single files) with the labels and landmarks of the same names.
 
-    A subfolder of DICOM files is one image. Where labels lie beside the images, an ending such as `_seg` or
-    `_label` tells them apart.
+    Each series of DICOM files in a folder or its subfolders is one image. Where labels lie beside the images,
+    an ending such as `_seg` or `_label` tells them apart.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
         StudyError: if two label (or landmark) files fit one image.
     """
-    paths, aside = _listed(images, _IMAGE_SUFFIXES)
-    label_paths, label_aside = _listed(labels, _IMAGE_SUFFIXES)
-    both = {p.resolve() for p in paths} & {p.resolve() for p in label_paths}
+    sources, aside = _listed(images, _IMAGE_SUFFIXES)
+    label_paths, label_aside = _files(labels, _IMAGE_SUFFIXES)
+    both = {s.path.resolve() for s in sources} & {p.resolve() for p in label_paths}
     beside = {p for p in both if _LABEL_ENDING.search(plain_name(p)) or p.name.lower().endswith(".seg.nrrd")}
-    paths = [p for p in paths if p.resolve() not in beside]
+    sources = [s for s in sources if s.path.resolve() not in beside]
     label_paths = [p for p in label_paths if p.resolve() not in both - beside]
-    point_paths, point_aside = _listed(landmarks, _POINT_SUFFIXES)
+    point_paths, point_aside = _files(landmarks, _POINT_SUFFIXES)
     by_label = _by_name(label_paths, _IMAGE_SUFFIXES, _LABEL_ENDING)
     by_point = _by_name(point_paths, _POINT_SUFFIXES, _POINT_ENDING)
     candidates = []
-    for path in paths:
-        names = (plain_name(path), _IMAGE_ENDING.sub("", plain_name(path)))
+    for source in sources:
+        plain = source.name or plain_name(source.path)
+        names = (plain, _IMAGE_ENDING.sub("", plain))
         label = next((by_label.pop(n.casefold()) for n in names if n.casefold() in by_label), None)
         points = next((by_point.pop(n.casefold()) for n in names if n.casefold() in by_point), None)
-        candidates.append(Candidate(path, modality, clean_name(names[1]), label, points))
+        name, series, patient = clean_name(names[1]), source.series, source.patient
+        files = (source.path, modality, name, label, points)
+        candidates.append(Candidate(*files, series=series, patient=patient))
     lonely = [(p, "there is no image of this name") for p in (*by_label.values(), *by_point.values())]
     return Found(tuple(candidates), (*aside, *label_aside, *point_aside, *lonely))
 
 
 def labels_by_name(labels: Sequence[Path]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
     """Label files by the (casefolded) name of the image they belong to, and what was left aside."""
-    paths, aside = _listed(labels, _IMAGE_SUFFIXES)
+    paths, aside = _files(labels, _IMAGE_SUFFIXES)
     return _by_name(paths, _IMAGE_SUFFIXES, _LABEL_ENDING), aside
 
 
 def landmarks_by_name(landmarks: Sequence[Path]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
     """Landmark files by the (casefolded) name of the image they belong to, and what was left aside."""
-    paths, aside = _listed(landmarks, _POINT_SUFFIXES)
+    paths, aside = _files(landmarks, _POINT_SUFFIXES)
     return _by_name(paths, _POINT_SUFFIXES, _POINT_ENDING), aside
 
 
-def _listed(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    found: list[Path] = []
+def _files(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Files that belong to images: one each, so not several series of a folder."""
+    found, aside = _listed(places, suffixes)
+    several = [
+        (s.path, "one of several DICOM series: save it as a file of its own") for s in found if s.series
+    ]
+    return [s.path for s in found if not s.series], [*aside, *several]
+
+
+def _listed(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Source], list[tuple[Path, str]]]:
+    found: list[Source] = []
     aside: list[tuple[Path, str]] = []
     for place in places:
         if not place.exists():
             raise FileNotFoundError(f"{place}: there is no such file or folder.")
-        if place.is_file() or _is_one_series(place):
-            found.append(place)
-            continue
-        for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
-            try:
-                why = _why_not(path, suffixes)
-            except OSError as error:
-                why = f"can't be opened ({error.strerror})"
-            if why is None:
-                found.append(path)
-            else:
-                aside.append((path, why))
+        if place.is_file():
+            found.append(Source(place, patient=patient_of(place)))
+        elif holds_slices(place):
+            found += dicom_in(place)
+        else:
+            for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
+                _list(path, suffixes, found, aside)
     return found, aside
 
 
-def _why_not(path: Path, suffixes: Sequence[str]) -> str | None:
-    """Why what lies in a folder is left aside; None if it may be an image or what belongs to one."""
-    if path.is_dir():
-        series = any(is_dicom(p) for p in path.iterdir() if p.is_file())
-        return None if series else "a folder without DICOM files; name it by itself"
-    if not path.is_file():
-        return "no file: a link to nothing, or a device"
-    fits = path.name.lower().endswith(tuple(suffixes)) or is_dicom(path)
-    return None if fits else "no known kind of file"
-
-
-def _is_one_series(folder: Path) -> bool:
-    """Whether the folder holds the slices of one DICOM volume, and so is one image.
-
-    Raises:
-        StudyError: if it holds the slices of several: which slices are a volume, subfolders must say.
-    """
-    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    if len(files) < 2 or not any(is_dicom(p) for p in files):
-        return False
-    from SegGuidedMMRegLib.image_files import dicom_series
-
-    series = dicom_series(folder)
-    volumes = [names for names in series if len(names) > 1 and _has_position(names[0])]
-    if volumes and len(series) > 1:
-        raise StudyError(
-            f"{folder}: holds the slices of {len(volumes)} DICOM volumes and more. Put each series into a "
-            "subfolder "
-            "of its own."
-        )
-    return bool(volumes)
-
-
-def _has_position(path: str) -> bool:
-    """Whether a DICOM file says where its slice lies, which pictures such as radiographs do not."""
-    from SegGuidedMMRegLib.image_headers import read_header
-
-    return bool(read_header(Path(path)).HasMetaDataKey("0020|0032"))
+def _list(path: Path, suffixes: Sequence[str], found: list[Source], aside: list[tuple[Path, str]]) -> None:
+    """Add what lies in a folder to what was found, or to what is left aside."""
+    try:
+        if path.is_dir():
+            series = dicom_in(path)
+            found += series
+            why = "" if series else "a folder without DICOM files; name it by itself"
+        elif not path.is_file():
+            why = "no file: a link to nothing, or a device"
+        else:
+            fits = path.name.lower().endswith(tuple(suffixes)) or is_dicom(path)
+            found += [Source(path, patient=patient_of(path))] if fits else []
+            why = "" if fits else "no known kind of file"
+    except OSError as error:
+        why = f"can't be opened ({error.strerror})"
+    except ImageError as error:
+        why = str(error)
+    if why:
+        aside.append((path, why))
 
 
 def _by_name(paths: Sequence[Path], suffixes: Sequence[str], ending: re.Pattern[str]) -> dict[str, Path]:

@@ -131,7 +131,7 @@ def store_landmarks(case: Case, path: Path, grid: Grid, progress: Progress) -> s
 
 def _store(candidate: Candidate, progress: Progress) -> Stored:
     spacing = candidate.spacing_mm or progress.spacing_mm
-    image = read_image(candidate.image, spacing_mm=spacing or None)
+    image = read_image(candidate.image, spacing_mm=spacing or None, series=candidate.series)
     check_image(image, candidate.image)
     if progress.dimension not in (None, image.grid.dimension):
         raise StudyError(

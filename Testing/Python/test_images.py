@@ -170,6 +170,7 @@ def test_spacing_that_a_file_knows_is_not_overruled(tmp_path):
 
 _VR = {"0020|0032": "DS", "0020|0037": "DS", "0028|0030": "DS", "0018|1164": "DS", "0028|1052": "DS"}
 _VR |= {"0028|1053": "DS", "0020|0013": "IS", "0028|0004": "CS", "0008|0060": "CS", "0008|103e": "LO"}
+_VR |= {"0010|0020": "LO"}
 
 
 def _element(tag: str, vr: str, value: bytes) -> bytes:
@@ -234,8 +235,10 @@ def test_monochrome1_is_inverted_so_that_bright_is_bright(tmp_path, signed):
     np.testing.assert_array_equal(read_image(tmp_path / "b.dcm").array, array)
 
 
-def write_slices(folder, count=4, skip=(), series="1.2.826.0.1.3680043.2.1125.2") -> np.ndarray:
-    folder.mkdir(exist_ok=True)
+def write_slices(
+    folder, count=4, skip=(), series="1.2.826.0.1.3680043.2.1125.2", *, patient=None, description=None
+) -> np.ndarray:
+    folder.mkdir(exist_ok=True, parents=True)
     volume = np.random.default_rng(1).integers(0, 1000, (count, 12, 14)).astype(np.int16)
     for k in range(count):
         if k in skip:
@@ -248,7 +251,8 @@ def write_slices(folder, count=4, skip=(), series="1.2.826.0.1.3680043.2.1125.2"
             "0020|0013": str(k),
             "0028|1052": "-100",
             "0028|1053": "1" if k == 0 else "2.5",
-            "0008|103e": f"series {series[-1]}",
+            "0008|103e": description or f"series {series[-1]}",
+            **({} if patient is None else {"0010|0020": patient}),
         }
         write_dicom(folder / f"{series[-1]}_{k}.dcm", volume[k], tags, series)
     return volume

@@ -192,8 +192,7 @@ def test_a_folder_of_slices_is_one_image_and_a_folder_of_radiographs_many(tmp_pa
     study, _ = _new(tmp_path / "study", found)
     assert study.dimension == 2
     write_slices(volumes / "p1", series="1.2.3.9")
-    with pytest.raises(StudyError, match="subfolder"):
-        from_folders("dxa", [volumes / "p1"])
+    assert [c.name for c in from_folders("dxa", [volumes / "p1"]).candidates] == ["series 7", "series 9"]
 
 
 # -- what stays out -------------------------------------------------------------------------------------

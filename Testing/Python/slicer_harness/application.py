@@ -60,7 +60,8 @@ def _scene(slicer: Any) -> tuple[Any, Any]:
     application.SetViewLogics(vtk.vtkCollection())
     for name, kind in _LOGICS.values():
         logic = getattr(slicer, kind)()
-        logic.SetMRMLScene(scene)
+        if name != "Terminologies":  # with a scene it loads Slicer's own lists, which are not here
+            logic.SetMRMLScene(scene)
         logic.SetMRMLApplicationLogic(application)
         application.SetModuleLogic(name, logic)
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
