@@ -1,4 +1,4 @@
-"""What `Reload and Test` and ctest run in Slicer, run here: a small study from drawn images to a registration."""
+"""What Reload and Test and ctest run in Slicer: a small study from drawn images to a registration."""
 
 from __future__ import annotations
 
