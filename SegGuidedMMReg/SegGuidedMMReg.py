@@ -42,6 +42,21 @@ class SegGuidedMMRegParameterNode:
     """The user's choices, which are saved with the scene."""
 
     studyFolder: str = ""
+    exportFolder: str = ""
+    exportForward: bool = True
+    exportInverse: bool = True
+    exportH5: bool = True
+    exportNrrd: bool = False
+    exportNifti: bool = False
+    exportSpacing: float = 0.0
+    exportImage: bool = True
+    exportLabels: bool = True
+    exportVolumes: str = ".nrrd"
+    exportReport: bool = False
+    exportTable: bool = False
+    exportOnlyAccepted: bool = False
+    exportFailed: bool = False
+    exportLeftOut: str = "[]"
 
 
 class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -54,6 +69,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panels = {}
 
     def setup(self):
+        from SegGuidedMMRegGui.ExportPanel import ExportPanel
         from SegGuidedMMRegGui.JobStrip import JobStrip
         from SegGuidedMMRegGui.SetupPanel import SetupPanel
         from SegGuidedMMRegGui.StudyPanel import StudyPanel
@@ -69,7 +85,11 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.runner.watchers.append(self.strip.watch)
         self.setupPanel = SetupPanel(self.logic.runner, self.onSetupChanged)
         workplace = self.workplace = self.logic.workplace
-        self.panels = {"study": StudyPanel(workplace), "train": TrainPanel(workplace)}
+        self.panels = {
+            "study": StudyPanel(workplace),
+            "train": TrainPanel(workplace),
+            "export": ExportPanel(workplace),
+        }
         self._place(self.strip, self.ui.stripFrame)
         self._place(self.setupPanel, self.ui.setupButton)
         for name, panel in self.panels.items():

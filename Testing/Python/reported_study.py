@@ -17,12 +17,12 @@ from SegGuidedMMRegLib.cases import Case, Role, Structure
 from SegGuidedMMRegLib.config import preset
 from SegGuidedMMRegLib.evaluation import PairSide, pair_report, write_pair_report
 from SegGuidedMMRegLib.fields import DisplacementField, SpatialTransform
-from SegGuidedMMRegLib.images import Image, resample, write_image, write_labels
+from SegGuidedMMRegLib.images import Image, read_image, read_labels, resample, write_image, write_labels
 from SegGuidedMMRegLib.phantom import PhantomKnee, make_knee, phantom_structures, true_map
 from SegGuidedMMRegLib.points import write_points
 from SegGuidedMMRegLib.space import Grid, apply_affine
 from SegGuidedMMRegLib.study import Study
-from SegGuidedMMRegLib.transform_files import write_transform
+from SegGuidedMMRegLib.transform_files import read_transform, write_transform
 
 TRAINED, TESTED = 2, 2
 
@@ -60,6 +60,18 @@ def make_reported_study(folder: Path, dimension: int = 2, size: int = 64) -> Stu
         _write_case(study, case, knees[case.modality, case.name])
     _write_registrations(study, knees)
     _write_training(study, knees["dxa", "d1"])
+    return study
+
+
+def with_warped_images(study: Study) -> Study:
+    """The study with the warped images and labels that a registration writes."""
+    for folder in (study.folder / "registrations").iterdir():
+        moving, fixed = (study.case(name) for name in folder.name.split("--"))
+        forward, grid = read_transform(folder / "forward.h5"), study.read_image(fixed).grid
+        image = read_image(study.folder / moving.image)
+        write_image(forward.warp_image(image, grid), folder / "warped_image.nrrd")
+        labels = read_labels(study.folder / str(moving.label))
+        write_labels(forward.warp_labels(labels, grid), study.structures, folder / "warped_labels.seg.nrrd")
     return study
 
 

@@ -10,32 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from reported_study import make_reported_study
+from reported_study import make_reported_study, with_warped_images
 from trained_study import moved_by, values, voxel_centres
 
 from SegGuidedMMRegLib import cli, files
-from SegGuidedMMRegLib.images import read_image, read_labels, write_image, write_labels
 from SegGuidedMMRegLib.study import Study
-from SegGuidedMMRegLib.transform_files import read_transform
 
 GOOD, FOLDED = "d3--r3", "d4--r4"
 
 
-def complete(study: Study) -> Study:
-    """With the warped images and labels that a registration writes."""
-    for folder in (study.folder / "registrations").iterdir():
-        moving, fixed = (study.case(name) for name in folder.name.split("--"))
-        forward, grid = read_transform(folder / "forward.h5"), study.read_image(fixed).grid
-        image = read_image(study.folder / moving.image)
-        write_image(forward.warp_image(image, grid), folder / "warped_image.nrrd")
-        labels = read_labels(study.folder / str(moving.label))
-        write_labels(forward.warp_labels(labels, grid), study.structures, folder / "warped_labels.seg.nrrd")
-    return study
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return complete(make_reported_study(tmp_path_factory.mktemp("export") / "knees"))
+    return with_warped_images(make_reported_study(tmp_path_factory.mktemp("export") / "knees"))
 
 
 @pytest.fixture
