@@ -119,6 +119,7 @@ class PairsTable:
         for number, pair in enumerate(self._pairs):
             self._mark(number, pair)
         table.setColumnHidden(2, not any(pair.decision for pair in self._pairs))
+        table.resizeColumnToContents(0)
         table.blockSignals(False)
 
     def choose_all(self, wanted: bool) -> None:

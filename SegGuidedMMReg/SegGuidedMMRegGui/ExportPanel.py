@@ -210,7 +210,9 @@ class ExportPanel(Panel):
                 self._timer.start(0)
             elif end.is_done and end.result is not None:
                 self._plan, self._planned = end.result, wanted
-                self._show_message("")
+                if self._refused:
+                    self._refused = ()
+                    self._show_message("")
             else:
                 self._refused = wanted
                 self._show_message(_("Cancelled.") if end.cancelled else end.message)
@@ -241,7 +243,7 @@ class ExportPanel(Panel):
                 rows.append((_("and {count} more").format(count=len(files) - _ROWS), "", ""))
             fill_table(ui.planTable, rows)
         ui.replaceBox.visible = bool(existing)
-        ui.replaceBox.text = _("Replace the {count} files that exist (listed first)").format(
+        ui.replaceBox.text = _("Replace the files that exist ({count}, listed first)").format(
             count=len(existing)
         )
         self._show_needs()

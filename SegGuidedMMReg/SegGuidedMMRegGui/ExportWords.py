@@ -9,13 +9,14 @@ from slicer.i18n import tr as _
 from SegGuidedMMRegGui.JobEvents import Data
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_NAMED = 3
 
 
 def of_plan(plan: Data) -> str:
     """What would be written, what is in the way, what is missing."""
-    existing = sum(file["exists"] for file in plan["files"])
+    existing, more = sum(file["exists"] for file in plan["files"]), len(plan["missing"]) - _NAMED
     sentences = [
-        _("{files} files of {pairs} pairs, {size} at most; {free} are free.").format(
+        _("Files: {files}, of pairs: {pairs}, at most {size} ({free} are free).").format(
             files=len(plan["files"]),
             pairs=len(plan["pairs"]),
             size=size_of(plan["bytes"]),
@@ -25,23 +26,22 @@ def of_plan(plan: Data) -> str:
     if plan["bytes"] > plan["free_bytes"]:
         sentences.append(_("That may not fit: choose a coarser grid, fewer files or another disk."))
     if existing:
-        sentences.append(_("{count} exist already.").format(count=existing))
+        sentences.append(_("Files that exist: {count}.").format(count=existing))
     if plan["missing"]:
-        more = len(plan["missing"]) - 3
-        sentences.append("; ".join(plan["missing"][:3]) + (f" … (+{more})" if more > 0 else "") + ".")
+        sentences.append("; ".join(plan["missing"][:_NAMED]) + (f" … (+{more})" if more > 0 else "") + ".")
     return " ".join(sentences)
 
 
 def of_result(found: Data, out: str) -> str:
     """What was written where."""
-    text = _("{files} files of {pairs} pairs were written to {folder}.").format(
-        files=found["files"], pairs=len(found["folders"]), folder=out
-    )
-    if found["replaced"]:
-        text += " " + _("{count} of them replaced older ones.").format(count=found["replaced"])
+    sentences = [
+        _("Written to {folder}. Files: {files}, of pairs: {pairs}; older files replaced: {replaced}.").format(
+            folder=out, files=found["files"], pairs=len(found["folders"]), replaced=found["replaced"]
+        )
+    ]
     if found["left_out"]:
-        text += " " + _("Left out: {names}.").format(names=", ".join(found["left_out"]))
-    return text
+        sentences.append(_("Left out: {names}.").format(names=", ".join(found["left_out"])))
+    return " ".join(sentences)
 
 
 def of_file(file: Data, out: str) -> tuple[str, str, str]:

@@ -134,8 +134,12 @@ def test_what_was_shown_is_what_is_written_and_points_map_alike(panel, knees, tm
     shown = planned(panel)
     assert not out.exists()
     assert {row[2] for row in shown} == {"new"}
-    assert "10 files of 1 pairs" in ui.planLabel.text
-    assert exported(panel).startswith(f"10 files of 1 pairs were written to {out}")
+    assert "Files: 10, of pairs: 1" in ui.planLabel.text
+    said = exported(panel)
+    assert said.startswith(f"Written to {out}. Files: 10, of pairs: 1;")
+    planned(panel)
+    assert ui.messageLabel.text == said
+    assert not ui.messageLabel.isHidden()
     assert set(tree(out)) == {row[0] for row in shown}
     points = voxel_centres(sitk.ReadImage(str(out / GOOD / "warped_image.nrrd")))
     true = moved_by(sitk.ReadTransform(str(knees / "registrations" / GOOD / "forward.h5")), points)
@@ -161,7 +165,7 @@ def test_a_file_that_exists_is_replaced_only_after_a_word(panel, tmp_path):
     assert shown[0][0] == f"{GOOD}/inverse.h5"
     assert [row[2] for row in shown] == ["exists", "new", "new", "new"]
     assert not ui.replaceBox.isHidden()
-    assert "1 files that exist" in ui.replaceBox.text
+    assert "(1, listed first)" in ui.replaceBox.text
     assert not ui.exportButton.enabled
     assert "your word" in ui.exportButton.toolTip
     ui.replaceBox.click()
@@ -171,7 +175,7 @@ def test_a_file_that_exists_is_replaced_only_after_a_word(panel, tmp_path):
     assert not ui.exportButton.enabled
     assert mine.read_bytes() == b"mine"
     ui.replaceBox.click()
-    assert "1 of them replaced older ones" in exported(panel)
+    assert "older files replaced: 1" in exported(panel)
     assert mine.read_bytes() != b"mine"
     assert {row[2] for row in planned(panel)} == {"exists"}
     assert not ui.replaceBox.checked
@@ -248,7 +252,7 @@ def test_a_result_of_the_scene_is_exported_too(panel, knees, tmp_path):
     assert titles[4:] == ["my knee → its fellow (scene)"]
     tick(panel, titles[4])
     panel._ui.folderPath.currentPath = str(tmp_path / "out")
-    assert "4 files of 1 pairs" in exported(panel)
+    assert "Files: 4, of pairs: 1" in exported(panel)
     a, b = (sitk.ReadTransform(str(p / "forward.h5")) for p in (result, tmp_path / "out" / GOOD))
     points = np.array([[0.0, 0.0, 0.0], [5.0, -7.0, 0.0]])
     np.testing.assert_allclose(moved_by(a, points), moved_by(b, points), atol=1e-6)
