@@ -6,10 +6,11 @@ there already; then the same plan is written, file by file, each whole or not at
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,12 +66,14 @@ class Pair:
         folder: where it lies.
         report: `report.json`; None where it is missing or damaged.
         problem: why it should not be used; "" where all is well.
+        result: digest of the report, by which decisions of a review know it; "" without one.
     """
 
     name: str
     folder: Path
     report: Report | None
     problem: str
+    result: str = ""
 
     @property
     def status(self) -> str:
@@ -175,7 +178,11 @@ def _read(folder: Path, is_of_study: bool) -> Pair:
     name = folder.name
     if report is not None and not is_of_study:
         name = re.sub(r"[^\w .-]+", "_", f"{report['moving']}--{report['fixed']}").lstrip(".") or name
-    return Pair(name, folder, report, problem)
+    return Pair(name, folder, report, problem, "" if report is None else _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / REPORT_NAME).read_bytes()).hexdigest()[:16]
 
 
 def _named(pairs: list[Pair]) -> list[Pair]:
@@ -187,7 +194,7 @@ def _named(pairs: list[Pair]) -> list[Pair]:
         while name.casefold() in taken:
             name, number = f"{pair.name}-{number}", number + 1
         taken.add(name.casefold())
-        named.append(Pair(name, pair.folder, pair.report, pair.problem))
+        named.append(replace(pair, name=name))
     return named
 
 

@@ -13,10 +13,11 @@ from slicer.i18n import tr as _
 import qt
 from SegGuidedMMRegGui import NodeTags
 from SegGuidedMMRegGui.JobEvents import Data
+from SegGuidedMMRegGui.ReviewRecord import ReviewRecord, Verdict
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
 from SegGuidedMMRegGui.Widgets import connect, fill_table
 
-ACCEPTED = "accepted"
+ACCEPTED: Verdict = "accepted"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class ExportablePair:
         status: ok, failed, or damaged.
         problem: why it failed or cannot be used.
         dice: mean over the structures after registration; None where it is not known.
-        decision: of the review; "" for none.
+        decision: of the review, about this result; "" for none.
+        earlier: of the review, about an earlier result of the pair, where there is none about this one.
     """
 
     key: str
@@ -38,21 +40,27 @@ class ExportablePair:
     problem: str = ""
     dice: float | None = None
     decision: str = ""
+    earlier: str = ""
 
 
-def pairs_of_study(told: Sequence[Data]) -> list[ExportablePair]:
-    """The pairs as `segmmreg export STUDY --plan` tells them."""
-    return [
-        ExportablePair(
-            each["pair"],
-            each["pair"].replace("--", " → "),
-            each["status"],
-            each["problem"],
-            each["dice"],
-            each.get("decision", ""),
+def pairs_of_study(told: Sequence[Data], study: Path) -> list[ExportablePair]:
+    """The pairs as `segmmreg export STUDY --plan` tells them, with what was decided about them."""
+    record, pairs = ReviewRecord(study / "registrations"), []
+    for each in told:
+        name = each["pair"]
+        decision, earlier = record.of(name, each["result"]), record.outdated(name, each["result"])
+        pairs.append(
+            ExportablePair(
+                name,
+                name.replace("--", " → "),
+                each["status"],
+                each["problem"],
+                each["dice"],
+                "" if decision is None else decision.verdict,
+                "" if earlier is None else earlier.verdict,
+            )
         )
-        for each in told
-    ]
+    return pairs
 
 
 def pairs_of_scene(bridge: SceneBridge) -> list[ExportablePair]:
@@ -118,7 +126,7 @@ class PairsTable:
         fill_table(table, [_row(pair) for pair in self._pairs])
         for number, pair in enumerate(self._pairs):
             self._mark(number, pair)
-        table.setColumnHidden(2, not any(pair.decision for pair in self._pairs))
+        table.setColumnHidden(2, not any(pair.decision or pair.earlier for pair in self._pairs))
         table.resizeColumnToContents(0)
         table.blockSignals(False)
 
@@ -160,4 +168,11 @@ def _row(pair: ExportablePair) -> tuple[str, ...]:
     statuses = {"ok": _("ok"), "failed": _("failed"), "damaged": _("cannot be used")}
     dice = "–" if pair.dice is None else f"{pair.dice:.3f}"
     status = statuses.get(pair.status, pair.status)
-    return pair.title, dice, pair.decision or "–", f"{status}: {pair.problem}" if pair.problem else status
+    return pair.title, dice, _decision(pair), f"{status}: {pair.problem}" if pair.problem else status
+
+
+def _decision(pair: ExportablePair) -> str:
+    words = {"accepted": _("accepted"), "rejected": _("rejected"), "doubtful": _("doubtful"), "": "–"}
+    if pair.earlier:
+        return _("earlier result {verdict}").format(verdict=words[pair.earlier])
+    return words[pair.decision]

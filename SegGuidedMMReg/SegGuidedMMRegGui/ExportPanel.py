@@ -159,7 +159,9 @@ class ExportPanel(Panel):
 
     def _show_pairs(self) -> None:
         bridge, parameters, ui = self.workplace.bridge, self.workplace.parameters, self._ui
-        pairs = pairs_of_study(self._told) + ([] if bridge is None else pairs_of_scene(bridge))
+        pairs = []
+        if bridge is not None:
+            pairs = pairs_of_study(self._told, bridge.study.folder) + pairs_of_scene(bridge)
         left_out = self._table.left_out if parameters is None else _keys(parameters.exportLeftOut)
         decided = any(pair.decision for pair in pairs)
         ui.acceptedBox.visible = decided

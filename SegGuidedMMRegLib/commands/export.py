@@ -150,4 +150,5 @@ def _record(pair: Pair) -> dict[str, Any]:
         "status": pair.status,
         "problem": pair.problem,
         "dice": after.get("dice"),
+        "result": pair.result,
     }

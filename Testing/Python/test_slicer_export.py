@@ -23,6 +23,7 @@ from SegGuidedMMRegGui.ExportWords import size_of
 from SegGuidedMMRegGui.JobPython import chosen_python
 from SegGuidedMMRegGui.JobRunner import JobRunner
 from SegGuidedMMRegGui.PairFiles import read_pair
+from SegGuidedMMRegGui.ReviewRecord import Decision, ReviewRecord, result_of
 from SegGuidedMMRegGui.Workplace import Workplace
 
 GOOD, FOLDED = "d3--r3", "d4--r4"
@@ -262,16 +263,25 @@ def test_a_result_of_the_scene_is_exported_too(panel, knees, tmp_path):
     assert panel._table.chosen() == []
 
 
-def test_only_accepted_pairs_when_that_is_wanted(panel):
-    decisions = {GOOD: "accepted", "d3--r4": "rejected"}
-    told = [{**each, "decision": decisions.get(each["pair"], "")} for each in panel._told]
-    assert panel._ui.acceptedBox.isHidden()
-    panel._told = told
-    panel._show_pairs()
-    assert not panel._ui.acceptedBox.isHidden()
-    assert [row[2] for row in rows(panel._ui.pairsTable)] == ["accepted", "rejected", "–", "–"]
-    panel._ui.acceptedBox.click()
-    assert panel._table.chosen() == [GOOD]
+def test_only_accepted_pairs_when_that_is_wanted(knees, tmp_path):
+    study = tmp_path / "knees"
+    shutil.copytree(knees, study)
+    record = ReviewRecord(study / "registrations")
+    panel = panel_of(study)
+    try:
+        assert panel._ui.acceptedBox.isHidden()
+        assert panel._ui.pairsTable.isColumnHidden(2)
+        for pair, verdict in ((GOOD, "accepted"), ("d3--r4", "rejected")):
+            record.decide(Decision(pair, result_of(study / "registrations" / pair), verdict))
+        record.decide(Decision("d4--r3", "of an earlier one", "accepted"))
+        panel.opened()
+        assert not panel._ui.acceptedBox.isHidden()
+        found = [row[2] for row in rows(panel._ui.pairsTable)]
+        assert found == ["accepted", "rejected", "earlier result accepted", "–"]
+        panel._ui.acceptedBox.click()
+        assert panel._table.chosen() == [GOOD]
+    finally:
+        end(panel)
 
 
 def test_without_a_study_the_panel_says_so():
