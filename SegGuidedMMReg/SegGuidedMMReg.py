@@ -71,6 +71,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         from SegGuidedMMRegGui.ExportPanel import ExportPanel
         from SegGuidedMMRegGui.JobStrip import JobStrip
+        from SegGuidedMMRegGui.ReviewPanel import ReviewPanel
         from SegGuidedMMRegGui.SetupPanel import SetupPanel
         from SegGuidedMMRegGui.StudyPanel import StudyPanel
         from SegGuidedMMRegGui.TrainPanel import TrainPanel
@@ -88,6 +89,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panels = {
             "study": StudyPanel(workplace),
             "train": TrainPanel(workplace),
+            "review": ReviewPanel(workplace),
             "export": ExportPanel(workplace),
         }
         self._place(self.strip, self.ui.stripFrame)

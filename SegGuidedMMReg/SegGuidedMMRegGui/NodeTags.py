@@ -75,7 +75,8 @@ def node_for(scene: Any, cls: str, tag: Tag, name: str) -> Any:
     found = find_node(scene, cls, tag)
     if found is not None:
         return found
-    node = scene.AddNewNodeByClass(cls, scene.GenerateUniqueName(name))
+    is_taken = scene.GetFirstNodeByName(name) is not None
+    node = scene.AddNewNodeByClass(cls, scene.GenerateUniqueName(name) if is_taken else name)
     if node is None:
         raise BridgeError(f"The scene takes no {cls}: is it a scene of 3D Slicer 5.10 or later?")
     put_tag(node, tag)
