@@ -58,12 +58,14 @@ def _scene(slicer: Any) -> tuple[Any, Any]:
     application.GetColorLogic().AddDefaultColorNodes()
     application.SetSliceLogics(vtk.vtkCollection())
     application.SetViewLogics(vtk.vtkCollection())
+    application._logics = []  # it holds them weakly
     for name, kind in _LOGICS.values():
         logic = getattr(slicer, kind)()
         if name != "Terminologies":  # with a scene it loads Slicer's own lists, which are not here
             logic.SetMRMLScene(scene)
         logic.SetMRMLApplicationLogic(application)
         application.SetModuleLogic(name, logic)
+        application._logics.append(logic)
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
     return scene, application
 
