@@ -2,8 +2,8 @@
 
 A job is of a kind, and holds `<study>/.locks/<kind>.json` while it runs:
 
-* `cases` (new, add, edit) changes `study.yaml` and what was imported; `train` writes `models/`; `segment` writes
-  `predictions/`. One job of each kind at a time.
+* `cases` (new, add, edit) changes `study.yaml` and what was imported; `train` writes `models/`; `segment`
+  writes `predictions/`. One job of each kind at a time.
 * `register` is shared: as many processes as one likes, each with a lock file of its own, so that all can be
   seen; who does which pair they settle among themselves.
 
