@@ -63,7 +63,9 @@ def draw(name: str, points: Points, palette: Any) -> Any:
     painter.drawText(_LEFT, HEIGHT - 4, f"{first:g}")
     end = f"{points[-1][0]:g}"
     painter.drawText(WIDTH - _RIGHT - 7 * len(end), HEIGHT - 4, end)
-    painter.setPen(qt.QPen(palette.color(qt.QPalette.Highlight), 1.6))
+    pen = qt.QPen(palette.color(qt.QPalette.Highlight))
+    pen.setWidthF(1.6)
+    painter.setPen(pen)
     path = qt.QPainterPath()
     for number, (step, value) in enumerate(points):
         x = _LEFT + (step - first) / (last - first) * (WIDTH - _LEFT - _RIGHT)

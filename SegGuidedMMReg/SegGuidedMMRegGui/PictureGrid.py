@@ -38,7 +38,7 @@ class PictureGrid:
             button.toolTip = _("A picture of what the stage made")
             button.iconSize = qt.QSize(SIDE, SIDE)
             caption.wordWrap = True
-            caption.alignment = qt.Qt.AlignHCenter | qt.Qt.AlignTop
+            caption.setAlignment(qt.Qt.AlignHCenter | qt.Qt.AlignTop)
             caption.setMaximumWidth(SIDE + 8)
             row, column = 2 * (number // _COLUMNS), number % _COLUMNS
             layout.addWidget(button, row, column)

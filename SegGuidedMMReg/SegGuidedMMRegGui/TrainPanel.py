@@ -16,9 +16,10 @@ from SegGuidedMMRegGui.JobRunner import Job
 from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.PictureGrid import PictureGrid
 from SegGuidedMMRegGui.SettingsForm import SettingsForm
+from SegGuidedMMRegGui.TrainingNeeds import status_needs, study_needs, who_trains
 from SegGuidedMMRegGui.TrainingRows import memory_line, row_of, rows_of, time_left
 from SegGuidedMMRegGui.TrainingTold import Curves, TrainingTold
-from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
+from SegGuidedMMRegGui.Widgets import connect, load_ui, update_table
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.events import ErrorCode
 
@@ -185,7 +186,11 @@ class TrainPanel(Panel):
 
     def _set(self, changes: list[str]) -> None:
         title = _("Changing settings")
-        self._start(title, ("set", self._folder, *changes), lambda _told: self.look(), self._refused)
+        self._start(title, ("set", self._folder, *changes), self._changed, self._refused)
+
+    def _changed(self, told: Data) -> None:
+        self._form.show(told["settings"])
+        self.look()
 
     def _refused(self, message: str) -> None:
         self._problem = self._form.show_errors(message)
@@ -221,9 +226,7 @@ class TrainPanel(Panel):
 
     def _finished(self, end: JobEnd, told: TrainingTold) -> None:
         self._ended = end
-        for (run, metric), points in told.curves.points.items():
-            for step, value in points:
-                self._curves.add(run, step, {metric: value})
+        self._curves = self._known_curves(told).continued_by(told.curves)
         self._must_look = True
         self._show()
         if self._is_open:
@@ -262,9 +265,9 @@ class TrainPanel(Panel):
 
     def _take(self, status: Data) -> None:
         self._status = status
-        for stage in status["training"]["stages"]:
-            self._curves.take(stage["curves"])
-        self._form.show(status["training"]["settings"])
+        self._curves = Curves.of_status(status["training"]["stages"])
+        if not self._form.edited:
+            self._form.show(status["training"]["settings"])
         self._show_choices()
 
     # -- what is asked ----------------------------------------------------------------------------------
@@ -286,17 +289,6 @@ class TrainPanel(Panel):
     def _is_cut_off(self) -> bool:
         return any(stage["state"] == "cut off" for stage in self._stages)
 
-    @property
-    def _elsewhere(self) -> str:
-        """Who trains the study now, if it is not a job that is followed here."""
-        jobs = [] if self._status is None else self._status["jobs"]
-        holder = next((job for job in jobs if job["kind"] == "train"), None)
-        if holder is None or self._training is not None:
-            return ""
-        return _("{user} on {host} trains this study since {since}").format(
-            user=holder["user"], host=holder["host"], since=holder["since"].replace("T", " ")[:16]
-        )
-
     def _needs(self) -> list[str]:
         """What training needs before it can start."""
         study = self.workplace.study
@@ -304,23 +296,12 @@ class TrainPanel(Panel):
             return [_("an open study")]
         if self._training is not None:
             return [_("the training that runs to end")]
-        cases = [case for case in study["cases"] if case["role"] == "train"]
-        needs = [
-            _("an image of {modality} for training").format(modality=study[which])
-            for which in ("source", "target")
-            if not any(case["modality"] == study[which] for case in cases)
-        ]
-        if not any(case["label_use"] == "training" for case in cases):
-            needs.append(_("a segmentation of {modality} for training").format(modality=study["source"]))
+        needs = study_needs(study)
         if self._form.edited:
             needs.append(_("the changed settings to be applied or undone"))
-        if self._status is None:
-            needs.append(_("a look at the study, which is under way") if self._is_busy else _("a look at it"))
-        elif self._elsewhere:
-            needs.append(_("the other training to end"))
-        elif self._stages and all(stage["state"] == "up to date" for stage in self._stages):
-            needs.append(_("a stage that is missing or out of date; all are done"))
-        return needs
+        if self._status is not None:
+            return needs + status_needs(self._status, self._stages)
+        return [*needs, _("a look at the study, which is under way") if self._is_busy else _("a look at it")]
 
     # -- what is shown ----------------------------------------------------------------------------------
     def _show(self) -> None:
@@ -341,7 +322,7 @@ class TrainPanel(Panel):
         told = training[1] if training else None
         source, target = ((self.workplace.study or {}).get(which, "") for which in ("source", "target"))
         rows = [row_of(row, told) for row in rows_of(self._status, STAGES, source, target)]
-        self._fill(rows if self.workplace.study is not None else [])
+        update_table(ui.stagesTable, rows if self.workplace.study is not None else [])
         ui.progressBar.visible = ui.progressLabel.visible = told is not None
         if told is not None and training is not None:
             ui.progressBar.value = round(_STEPS * told.share)
@@ -357,37 +338,41 @@ class TrainPanel(Panel):
         if self._ended is not None and told is None:
             ended = _("Cancelled. Nothing is lost: Continue goes on where it was.")
             parts.append(ended if self._ended.cancelled else self._ended.message)
-        return "\n".join(filter(None, (*parts, self._elsewhere, self._problem)))
-
-    def _fill(self, rows: list[tuple[str, ...]]) -> None:
-        table = self._ui.stagesTable
-        if table.rowCount != len(rows):
-            fill_table(table, rows)
-        for r, row in enumerate(rows):
-            for c, text in enumerate(row):
-                item = table.item(r, c)
-                if item.text() != text or not item.toolTip():
-                    item.setText(text)
-                    item.setToolTip(text)
+        elsewhere = who_trains(self._status) if told is None else ""
+        return "\n".join(filter(None, (*parts, elsewhere, self._problem)))
 
     def _show_stage(self) -> None:
         """Curves and pictures of the stage that is selected, else of the one at work, else of the last."""
         told = self._training[1] if self._training else None
-        stage, curves = self._shown_stage(told), Curves(dict(self._curves.points))
-        if told is not None:
-            for key, points in told.curves.points.items():
-                first = points[0][0]
-                curves.points[key] = [p for p in curves.points.get(key, []) if p[0] < first] + points
-        pictures = (
-            {s["name"]: s["pictures"] for s in self._status["training"]["stages"]} if self._status else {}
+        stage = self._shown_stage(told)
+        pictures = (told.pictures.get(stage) if told is not None else None) or self._known_pictures(
+            stage, told
         )
-        pictures.update(told.pictures if told is not None else {})
+        curves = self._curves
+        if told is not None:
+            curves = self._known_curves(told).continued_by(told.curves)
         shown = curves.of_stage(stage)
-        self._ui.stageLabel.visible = bool(shown or pictures.get(stage))
-        self._ui.stageLabel.text = stage
+        self._ui.stageLabel.visible = bool(shown or pictures)
+        self._ui.stageLabel.text = _("Curves and pictures of the stage {stage}:").format(stage=stage)
         if self._is_open:
             self._plots.show(shown)
-            self._pictures.show(pictures.get(stage, []))
+            self._pictures.show(pictures)
+
+    def _known_pictures(self, stage: str, told: TrainingTold | None) -> list[Data]:
+        if self._status is None or (told is not None and stage in self._made_anew(told)):
+            return []
+        return next((s["pictures"] for s in self._status["training"]["stages"] if s["name"] == stage), [])
+
+    def _known_curves(self, told: TrainingTold) -> Curves:
+        curves = self._curves
+        for stage in self._made_anew(told):
+            curves = curves.without_stage(stage)
+        return curves
+
+    def _made_anew(self, told: TrainingTold) -> list[str]:
+        """Stages that the training has begun from their beginning: what there was of them is gone."""
+        going_on = [stage["name"] for stage in self._stages if stage["state"] in ("cut off", "running")]
+        return [stage for stage in told.begun if stage not in going_on]
 
     def _shown_stage(self, told: TrainingTold | None) -> str:
         row = self._ui.stagesTable.currentRow()

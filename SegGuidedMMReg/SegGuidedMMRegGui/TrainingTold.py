@@ -19,13 +19,26 @@ class Curves:
 
     points: dict[tuple[str, str], Points] = field(default_factory=dict)
 
-    def take(self, told: Iterable[Data]) -> None:
-        """Take what `segmmreg status --training` says of a stage; what is known of later steps stays."""
-        for curve in told:
-            known = self.points.get((curve["run"], curve["metric"]), [])
-            before = list(zip(curve["steps"], curve["values"], strict=True))
-            last = before[-1][0] if before else -1
-            self.points[curve["run"], curve["metric"]] = before + [p for p in known if p[0] > last]
+    @staticmethod
+    def of_status(told: Iterable[Data]) -> Curves:
+        """As `segmmreg status --training` tells them of the stages."""
+        points = {
+            (curve["run"], curve["metric"]): list(zip(curve["steps"], curve["values"], strict=True))
+            for stage in told
+            for curve in stage["curves"]
+        }
+        return Curves(points)
+
+    def continued_by(self, later: Curves) -> Curves:
+        """These up to where the later ones begin, then those."""
+        points = dict(self.points)
+        for key, more in later.points.items():
+            points[key] = [point for point in points.get(key, []) if point[0] < more[0][0]] + more
+        return Curves(points)
+
+    def without_stage(self, stage: str) -> Curves:
+        """Those of the other stages."""
+        return Curves({key: points for key, points in self.points.items() if not belongs_to(key[0], stage)})
 
     def add(self, run: str, step: int, metrics: Data) -> None:
         """Add a step; a run that was set back goes on from there."""
@@ -59,6 +72,7 @@ class TrainingTold:
         stage: that is at work; "" if that is not known.
         run: what it does just now, as the events name it.
         step, of, seconds_left: of that run.
+        begun: stages that were at work.
         done: stages that came to their end.
         curves: of this training alone.
         pictures: of the stages that are done, by stage.
@@ -70,6 +84,7 @@ class TrainingTold:
         self.stage, self.run = "", ""
         self.step, self.of = 0, 0
         self.seconds_left: float | None = None
+        self.begun: list[str] = []
         self.done: list[str] = []
         self.curves = Curves()
         self.pictures: dict[str, list[Data]] = {}
@@ -112,3 +127,5 @@ class TrainingTold:
     def _go_to(self, run: str) -> None:
         self.run = run
         self.stage = next((stage for stage in self._stages if belongs_to(run, stage)), self.stage)
+        if self.stage and self.stage not in self.begun:
+            self.begun.append(self.stage)

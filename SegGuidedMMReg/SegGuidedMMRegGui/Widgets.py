@@ -36,6 +36,19 @@ def fill_table(table: Any, rows: Sequence[Sequence[str]]) -> None:
     table.resizeColumnsToContents()
 
 
+def update_table(table: Any, rows: Sequence[Sequence[str]]) -> None:
+    """Show these texts in place of others of the same kind: the selection stays. Tooltips say them in full."""
+    if table.rowCount != len(rows):
+        fill_table(table, rows)
+    for r, row in enumerate(rows):
+        for c, text in enumerate(row):
+            item = table.item(r, c)
+            if item.text() != text or item.toolTip() != text:
+                item.setText(text)
+                item.setToolTip(text)
+                table.resizeColumnToContents(c)
+
+
 def copy_text(text: str) -> None:
     """Put a text on the clipboard."""
     clipboard = qt.QApplication.clipboard()

@@ -284,6 +284,14 @@ def test_another_preset_keeps_the_device_and_asks_before_changes_are_lost(panel,
     assert ui.presetBox.currentText == "default"
 
 
+def test_what_was_edited_outlives_a_look(quick, panel, knees):
+    ui = opened(panel, knees)._ui
+    setting(panel, "segmentation.steps").editor.value = 55
+    ui.lookButton.click()
+    settle(panel)
+    assert setting(panel, "segmentation.steps").editor.value == 55
+
+
 def test_the_device_is_kept_in_the_study(panel, tmp_path):
     folder = make_study(tmp_path, config=tiny_config()).folder
     ui = opened(panel, folder)._ui
@@ -303,6 +311,7 @@ def test_progress_time_left_and_curves_are_live(quick, panel, knees, trains):
     assert "segmentation 40/100, 2 min left" in ui.progressLabel.text
     assert ui.progressBar.value == 400
     assert not panel._plots._labels[0].isHidden()
+    assert panel._ui.stageLabel.text == "Curves and pictures of the stage segmentation:"
     assert panel._plots._labels[0].toolTip.startswith("segmentation, loss")
     assert not ui.trainButton.enabled
     assert not ui.settingsStack.enabled
@@ -400,6 +409,14 @@ def test_the_gui_stays_free_while_a_training_tells_much(quick, panel, knees, tra
     assert gaps.longest < 0.1
 
 
+def test_the_gui_stays_free_while_a_study_is_looked_at(quick, panel, knees):
+    panel.workplace.open(str(knees))
+    with Gaps() as gaps:
+        gaps.spin(lambda: panel._status is not None and not panel._is_busy, 60)
+    assert len(panel._form.rows) > 50
+    assert gaps.longest < 0.1
+
+
 # -- a true one -----------------------------------------------------------------------------------------
 @pytest.mark.xdist_group("slicer_train")
 def test_a_training_is_cancelled_goes_on_and_ends_with_curves_and_pictures(panel, tmp_path):
@@ -462,10 +479,10 @@ def test_a_run_that_is_set_back_goes_on_from_there():
 
 
 def test_what_the_study_knows_and_what_is_told_live_make_one_curve():
-    curves = Curves()
-    curves.add("r", 9, {"loss": 1})
-    curves.take([{"run": "r", "metric": "loss", "steps": [1, 5], "values": [3, 2]}])
-    assert curves.points["r", "loss"] == [(1, 3), (5, 2), (9, 1)]
+    told = [{"curves": [{"run": "r", "metric": "loss", "steps": [1, 5, 9], "values": [3, 2, 1]}]}]
+    live = Curves()
+    live.add("r", 6, {"loss": 7})
+    assert Curves.of_status(told).continued_by(live).points == {("r", "loss"): [(1, 3), (5, 2), (6, 7)]}
 
 
 def test_runs_belong_to_their_stages():
