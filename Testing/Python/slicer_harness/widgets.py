@@ -8,6 +8,8 @@ from typing import Any
 from slicer_harness.pythonqt import QtCore, QtGui, QtWidgets, like_cpp, make_qt
 
 make_qt()
+_HEADING = 24
+"""Height of a heading, in pixels."""
 
 
 def _put(item: QtCore.QObject, **values: Any) -> None:
@@ -105,13 +107,20 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
     def __init__(self, parent: Any = None, more: Any = None) -> None:
         text, parent = (parent, more) if isinstance(parent, str) else ("", parent)
         super().__init__(parent)
-        _put(self, _text=text, _collapsed=False)
+        heading = QtWidgets.QLabel(f"▾ {text}", self)
+        heading.setGeometry(6, 0, 2000, _HEADING)
+        self.setContentsMargins(0, _HEADING, 0, 0)
+        _put(self, _text=text, _collapsed=False, _heading=heading)
 
     def _get_text(self) -> str:
         return self._text
 
     def _set_text(self, text: str) -> None:
         _put(self, _text=text)
+        self._show_heading()
+
+    def _show_heading(self) -> None:
+        QtWidgets.QLabel.setText(self._heading, f"{'▸' if self._collapsed else '▾'} {self._text}")
 
     def _get_collapsed(self) -> bool:
         return self._collapsed
@@ -120,8 +129,9 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         if collapsed == self._collapsed:
             return
         _put(self, _collapsed=collapsed)
+        self._show_heading()
         for child in QtCore.QObject.children(self):
-            if isinstance(child, QtWidgets.QWidget) or child.inherits("QWidget"):
+            if child.inherits("QWidget") and child is not self._heading:
                 QtWidgets.QWidget.setVisible(child, not collapsed)
         self.contentsCollapsed.emit(collapsed)
 
@@ -138,7 +148,12 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
-        _put(self, _path="", _filters=self.Dirs | self.Files)
+        line = QtWidgets.QLineEdit()
+        QtWidgets.QLineEdit.setReadOnly(line, True)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(line)
+        _put(self, _path="", _filters=self.Dirs | self.Files, _line=line)
 
     def _get_path(self) -> str:
         return self._path
@@ -146,6 +161,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     def _set_path(self, path: str) -> None:
         if path != self._path:
             _put(self, _path=path)
+            QtWidgets.QLineEdit.setText(self._line, path)
             self.currentPathChanged.emit(path)
 
     def _get_filters(self) -> int:
