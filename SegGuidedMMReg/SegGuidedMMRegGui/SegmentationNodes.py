@@ -77,7 +77,7 @@ def show_labels(
         labels: values of `structures`, LPS mm.
         structures: a segment each, in this order, also where it has no voxel.
         tag, name: of the node.
-        terms: of this node's own by name of structure, instead of the study's.
+        terms: by name of structure, where the study has none.
         volume: whose geometry new segments get in the Segment Editor; that of `labels` without it.
 
     Raises:
@@ -101,7 +101,7 @@ def show_labels(
         segment.SetName(structure.name)
         segment.SetColor(*(c / 255 for c in structure.color))
         segment.SetLabelValue(structure.value)
-        if entry := (terms or {}).get(structure.name) or structure.terminology:
+        if entry := structure.terminology or (terms or {}).get(structure.name):
             segment.SetTag(_TERMS, entry)
         segment.AddRepresentation(_LABELS, image)
         segmentation.AddSegment(segment, segment_id(structure))

@@ -203,7 +203,7 @@ def test_what_labels_may_hold_is_not_removed_and_unsaved_changes_stay(panel):
     assert ui.table.item(0, 1).text() == "thigh bone"
 
 
-def test_segments_drawn_in_a_study_have_its_terms(panel, tmp_path):
+def test_segments_drawn_in_a_study_have_its_terms_also_after_a_change(panel):
     folder = Path(panel.workplace.folder)
     arguments = ("edit", str(folder), "--structures", f"1=femur:#e69f00:{FEMUR_LEFT}")
     panel._run("", arguments, [], lambda: None)
@@ -216,6 +216,13 @@ def test_segments_drawn_in_a_study_have_its_terms(panel, tmp_path):
     from SegGuidedMMRegLib.images import read_labels
 
     assert term_of(segment) == FEMUR_LEFT
-    bridge.write_segments(node, tmp_path / "out.seg.nrrd")
-    assert read_labels(tmp_path / "out.seg.nrrd").segments[0].terminology == FEMUR_LEFT
+    case = bridge.study.case("d1")
+    bridge.save_labels(node, case)
+    assert read_labels(bridge.label_path(case)).segments[0].terminology == FEMUR_LEFT
+    other = FEMUR_LEFT.replace("7771000^Left", "24028007^Right")
+    panel._run("", (*arguments[:-1], f"1=femur:#e69f00:{other}"), [], lambda: None)
+    settle(panel)
+    settle(panel)
+    again = bridge.show_labels(bridge.study.case("d1"))
+    assert term_of(again.GetSegmentation().GetSegment("Segment_1")) == other
     bridge.remove()
