@@ -57,6 +57,9 @@ class SegGuidedMMRegParameterNode:
     exportOnlyAccepted: bool = False
     exportFailed: bool = False
     exportLeftOut: str = "[]"
+    annotateCase: str = ""
+    annotateModality: str = ""
+    annotateToDo: bool = False
 
 
 class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -69,6 +72,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panels = {}
 
     def setup(self):
+        from SegGuidedMMRegGui.AnnotatePanel import AnnotatePanel
         from SegGuidedMMRegGui.ExportPanel import ExportPanel
         from SegGuidedMMRegGui.JobStrip import JobStrip
         from SegGuidedMMRegGui.ReviewPanel import ReviewPanel
@@ -88,6 +92,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         workplace = self.workplace = self.logic.workplace
         self.panels = {
             "study": StudyPanel(workplace),
+            "annotate": AnnotatePanel(workplace),
             "train": TrainPanel(workplace),
             "review": ReviewPanel(workplace),
             "export": ExportPanel(workplace),
@@ -160,13 +165,14 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif wanted != workplace.folder:
             workplace.open(wanted, self.panels["study"].failed)
 
-    def _leave(self):
-        for panel in self._unfolded():
+    def _leave(self, panels=None):
+        for panel in self._unfolded() if panels is None else panels:
             panel.left()
         self.workplace.parameters = None
 
     def onSceneStartClose(self, caller, event):
-        self._leave()
+        """Nothing that is not saved may be lost, of steps that are folded neither."""
+        self._leave(self.panels.values())
 
     def onSceneEndClose(self, caller, event):
         if self.parent.isVisible():

@@ -124,7 +124,16 @@ def values_to_indices(values: NDArray[Any], structures: Sequence[Structure], whe
     Raises:
         StudyError: listing the values found and the structures known, if a value is no structure.
     """
-    found = np.unique(values)
+    check_values(values, structures, where)
+    known = [0, *(s.value for s in structures)]
+    order = np.argsort(known)
+    dtype = np.uint8 if len(known) <= 256 else np.uint16
+    return order[np.searchsorted(np.asarray(known)[order], values)].astype(dtype)
+
+
+def check_values(values: NDArray[Any], structures: Sequence[Structure], where: str) -> None:
+    """Raise StudyError, as `values_to_indices` does, if a value is no structure."""
+    found = _different(values)
     known = [0, *(s.value for s in structures)]
     if unknown := [v for v in found.tolist() if v not in known]:
         listed = ", ".join(f"{s.value} {s.name}" for s in structures)
@@ -133,9 +142,13 @@ def values_to_indices(values: NDArray[Any], structures: Sequence[Structure], whe
             f"Found: {_short(found.tolist())}; known: 0 background, {listed}. "
             "Correct the file, or name the structures with --structures."
         )
-    order = np.argsort(known)
-    dtype = np.uint8 if len(known) <= 256 else np.uint16
-    return order[np.searchsorted(np.asarray(known)[order], values)].astype(dtype)
+
+
+def _different(values: NDArray[Any]) -> NDArray[Any]:
+    """The different values, sorted; of small numbers counted, which for a volume is ten times as fast."""
+    if values.dtype in (np.uint8, np.uint16):
+        return np.flatnonzero(np.bincount(values.ravel()))
+    return np.unique(values)
 
 
 def _short(values: Sequence[object], most: int = 20) -> str:

@@ -42,6 +42,12 @@ class Background:
         """Tell nobody; what has begun ends by itself."""
         self._timer.stop()
 
+    def wait(self) -> None:
+        """Wait for the end, and tell it now: what must be done before a scene or the module is closed."""
+        self._thread.join()
+        if self.is_running:
+            self._tell()
+
     def _run(self) -> None:
         try:
             self._found = self._work()
@@ -50,8 +56,10 @@ class Background:
 
     def _look(self) -> None:
         self._thread.join(_LET_WORK_S)
-        if self._thread.is_alive():
-            return
+        if not self._thread.is_alive():
+            self._tell()
+
+    def _tell(self) -> None:
         self._timer.stop()
         if self._error is None:
             self._done(self._found)

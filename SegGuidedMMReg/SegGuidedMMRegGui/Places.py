@@ -88,6 +88,19 @@ class Way:
         self.transform.TransformPoints(given, moved)
         return flipped(vtk_to_numpy(moved.GetData())).reshape(points.shape)
 
+    def whole_voxels(self, image: Grid, grid: Grid) -> tuple[int, int, int] | None:
+        """Which voxel of `grid`, at the start of the way, is the first voxel of `image`, at its end.
+
+        None unless every voxel of `image` is, to a thousandth, a voxel of that lattice.
+        """
+        if self.matrix_lps is None:
+            return None
+        onto = np.linalg.inv(self.matrix_lps @ grid.voxel_to_lps) @ image.voxel_to_lps
+        offset = np.rint(onto[:3, 3])
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.asarray(image.size) - 1)
+        apart = apply_affine(onto, corners.astype(float)) - (corners + offset)
+        return tuple(int(n) for n in offset) if np.abs(apart).max() < 1e-3 else None  # type: ignore[return-value]
+
     def resample(
         self, image: Image, grid: Grid, *, interpolation: Interpolation = "linear", outside: float = 0.0
     ) -> Image:

@@ -107,19 +107,16 @@ class SceneBridge:
             return None
         return next((case for case in self.study.cases if case.key == tag.subject), None)
 
-    def show_labels(self, case: Case, *, predicted: bool = False) -> Any:
+    def show_labels(self, case: Case, labels: Image | None = None, *, predicted: bool = False) -> Any:
         """The hand segmentation of a case, or the predicted one, as a segmentation node, as its file has it.
 
-        What was drawn in the node since `save_labels` is lost.
+        What was drawn in the node since `save_labels` is lost. With `labels`, the node shows these instead:
+        those of the file where they are read already, or others, such as a draft.
 
         Raises:
             BridgeError: if there is none yet.
         """
-        path = self.study.prediction_path(case) if predicted else self.label_path(case)
-        if not path.is_file():
-            what = "prediction; run Segment in the step Train" if predicted else "segmentation; draw one"
-            raise BridgeError(f"The case {case.key} has no {what} ({path} is missing).")
-        labels = read_labels(path) if predicted else self.study.read_evaluation_labels(_labelled(case, path))
+        labels = self._read_labels(case, predicted) if labels is None else labels
         name = f"{_title(case)} {'prediction' if predicted else 'labels'}"
         return SegmentationNodes.show_labels(
             self.scene,
@@ -150,6 +147,25 @@ class SceneBridge:
         structures = self.study.structures
         return SegmentationNodes.show_labels(self.scene, labels, structures, tag, name, volume=volume)
 
+    def _read_labels(self, case: Case, predicted: bool) -> Image:
+        path = self.study.prediction_path(case) if predicted else self.label_path(case)
+        if not path.is_file():
+            what = "prediction; run Segment in the step Train" if predicted else "segmentation; draw one"
+            raise BridgeError(f"The case {case.key} has no {what} ({path} is missing).")
+        return read_labels(path) if predicted else self.read_drawn_labels(case)
+
+    def read_drawn_labels(self, case: Case) -> Image:
+        """The labels in `label_path(case)`, also where `study.yaml` does not know them yet. No node is asked.
+
+        Raises:
+            StudyError, ImageError: naming the file, if they are no labels of the study.
+        """
+        return self.study.read_evaluation_labels(_labelled(case, self.label_path(case)))
+
+    def labels_node(self, case: Case) -> Any | None:
+        """The segmentation node of a case that is in the scene; None if none is."""
+        return NodeTags.find_node(self.scene, SegmentationNodes.SEGMENTATION, self._tag("labels", case))
+
     def new_labels(self, case: Case, terms: Mapping[str, str] | None = None) -> Any:
         """A segmentation to draw in: empty, with the structures of the study, on the image of the case.
 
@@ -161,9 +177,10 @@ class SceneBridge:
         tag = self._tag("labels", case)
         if (path := self.label_path(case)).is_file():
             raise BridgeError(f"The case {case.key} has a segmentation already ({path}); show that one.")
-        if (found := NodeTags.find_node(self.scene, SegmentationNodes.SEGMENTATION, tag)) is not None:
+        if (found := self.labels_node(case)) is not None:
             return found
-        grid = VolumeNodes.read_own_grid(self.show_case(case))
+        volume = self.volume_of(case)
+        grid = VolumeNodes.read_own_grid(self.show_case(case) if volume is None else volume)
         return SegmentationNodes.show_labels(
             self.scene,
             SegmentationNodes.nothing_on(grid),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slicer_harness import parameters, scripted, ui_files, widgets
+from slicer_harness import parameters, scripted, segment_editor, ui_files, widgets
 from slicer_harness.pythonqt import make_qt
 
 REAL_PYTHON = "SEGMMREG_SLICER_PYTHON"
@@ -38,6 +38,7 @@ def start() -> types.ModuleType:
     make_qt()
     sys.modules["ctk"] = widgets.make_ctk()
     widgets.add_to(slicer)
+    segment_editor.add_to(slicer)
     slicer.mrmlScene, logic = _scene(slicer)
     slicer.modules = _Modules(slicer)
     slicer.app = _Application(logic)
