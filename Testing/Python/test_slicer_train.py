@@ -206,6 +206,22 @@ def test_a_device_that_is_not_there_is_told(panel, tmp_path):
     assert "no 'mps' device" in ui.summaryLabel.text
 
 
+def test_where_a_package_is_missing_the_message_says_so_and_training_waits(panel, knees, monkeypatch):
+    error = "tell('error', code='missing_package', message='The package torch is missing.', exit_code=2)"
+
+    class WithoutTorch(FakePython):
+        def command(self, arguments):
+            own = JobPython(sys.executable, True).command(arguments)
+            return super().command(arguments) if arguments[0] == "status" else own
+
+    python = WithoutTorch(f"{error}\nsys.exit(2)", knees)
+    monkeypatch.setattr("SegGuidedMMRegGui.JobRunner.chosen_python", lambda: python)
+    ui = opened(panel, knees)._ui
+    assert "The package torch is missing." in ui.messageLabel.text
+    assert not ui.trainButton.enabled
+    assert ui.lookButton.enabled
+
+
 # -- settings -------------------------------------------------------------------------------------------
 def test_settings_are_edited_applied_and_put_back(panel, tmp_path):
     folder = make_study(tmp_path, config=tiny_config()).folder
@@ -322,26 +338,17 @@ def test_progress_time_left_and_curves_are_live(quick, panel, knees, trains):
     assert ui.progressBar.isHidden()
 
 
-def test_the_module_that_is_opened_again_finds_the_training(quick, panel, knees, trains):
+def test_the_module_that_is_opened_again_finds_the_training(quick, panel, knees, trains, reopened):
     opened(panel, knees)
     trains(GOES_ON, knees)
     panel._ui.trainButton.click()
     slicer_harness.process_until(lambda: "40 %" in row(panel, "segmentation")[STATE])
-    panel.workplace.runner.cleanup()  # Slicer is closed
-    widget = slicer_harness.open_module(FOLDER, "SegGuidedMMReg")
-    try:
-        widget.workplace.open(str(knees))
-        later = widget.panels["train"]
-        widget.ui.trainButton.collapsed = False
-        slicer_harness.process_until(
-            lambda: later._training and later._training[1].stage == "segmentation", 60
-        )
-        assert "running" in row(later, "segmentation")[STATE]
-        later._ui.cancelButton.click()
-        slicer_harness.process_until(lambda: later._training is None, 60)
-        assert "Continue goes on" in later._ui.messageLabel.text
-    finally:
-        widget.cleanup()
+    later = reopened(panel, knees)
+    slicer_harness.process_until(lambda: later._training[1].stage == "segmentation", 60)
+    assert "running" in row(later, "segmentation")[STATE]
+    later._ui.cancelButton.click()
+    slicer_harness.process_until(lambda: later._training is None, 60)
+    assert "Continue goes on" in later._ui.messageLabel.text
     assert DetachedJob.find(knees, "train", JobListener()) is None
 
 
@@ -418,10 +425,29 @@ def test_the_gui_stays_free_while_a_study_is_looked_at(quick, panel, knees):
 
 
 # -- a true one -----------------------------------------------------------------------------------------
+@pytest.fixture
+def reopened():
+    """Slicer is closed and opened again, with the same study: the panel of the new one."""
+    widgets = []
+
+    def reopen(panel: TrainPanel, folder: Path) -> TrainPanel:
+        panel.workplace.runner.cleanup()
+        widgets.append(slicer_harness.open_module(FOLDER, "SegGuidedMMReg"))
+        later = widgets[-1].panels["train"]
+        widgets[-1].ui.trainButton.collapsed = False
+        return opened(later, folder)
+
+    yield reopen
+    for widget in widgets:
+        widget.cleanup()
+
+
 @pytest.mark.xdist_group("slicer_train")
-def test_a_training_is_cancelled_goes_on_and_ends_with_curves_and_pictures(panel, tmp_path):
+def test_a_training_is_found_again_cancelled_goes_on_and_ends_with_curves_and_pictures(
+    panel, tmp_path, reopened
+):
     sections = {
-        "segmentation": {"steps": 400, "batch_size": 2},
+        "segmentation": {"steps": 1500, "batch_size": 2},
         "training": {"checkpoint_seconds": 0.2, "checkpoint_share": 1},
     }
     study = make_study(tmp_path, config=tiny_config(hurried=True, **sections))
@@ -430,6 +456,12 @@ def test_a_training_is_cancelled_goes_on_and_ends_with_curves_and_pictures(panel
     checkpoint = study.stage_folder("segmentation") / "checkpoint.pt"
     slicer_harness.process_until(checkpoint.is_file, 200)
     assert row(panel, "augmentation")[STATE] == "✓ done"
+
+    panel = reopened(panel, study.folder)
+    ui = panel._ui
+    slicer_harness.process_until(lambda: panel._training[1].step > 0, 60)
+    assert row(panel, "segmentation")[STATE].startswith("▶ running")
+    assert panel._curves.points["segmentation", "loss"][0][0] < 50
     tree = panel._training[0]._processes()
     ui.cancelButton.click()
     slicer_harness.process_until(lambda: panel._training is None, 60)
@@ -437,6 +469,7 @@ def test_a_training_is_cancelled_goes_on_and_ends_with_curves_and_pictures(panel
     settle(panel)
     assert ui.trainButton.text == "Continue"
     assert row(panel, "segmentation")[STATE].startswith("◐")
+
     ui.trainButton.click()
     slicer_harness.process_until(lambda: panel._training is None, 300)
     assert panel._ended.is_done, panel._ended.message
@@ -445,9 +478,10 @@ def test_a_training_is_cancelled_goes_on_and_ends_with_curves_and_pictures(panel
     assert "continued after step" in (study.stage_folder("segmentation") / "log.txt").read_text()
     steps = [step for step, _ in panel._curves.points["segmentation", "loss"]]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 400
+    assert steps[-1] == 1500
     assert not ui.trainButton.enabled
     assert "all are done" in ui.trainButton.toolTip
+
     for number, (stage, pictures) in enumerate(zip(STAGES, (0, None, 3, 6, 4), strict=True)):
         ui.stagesTable.setCurrentCell(number, 0)
         slicer_harness.process_until(lambda: not panel._pictures._left)
