@@ -260,6 +260,7 @@ class Edit(Command):
             raise ValueError("There is nothing to change: give --cases, --table, --structures or --name.")
         structures = parse_structures(self.structures)
         edited = edit_study(self.study, cases=changes, structures=structures, name=self.name)
+        reporter.log(f"said anew: {len(changes)} cases, {len(structures)} structures.")
         for note in edited.notes:
             reporter.log(f"note: {note}")
         return Done({"study": self.study, "cases": len(changes), "structures": len(structures)})

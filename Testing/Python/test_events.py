@@ -154,6 +154,7 @@ def test_every_command_speaks_events(finished, tmp_path, told) -> None:
         "export": (folder, pair.name, "--out", out / "exported"),
         "status": (folder,),
         "info": (folder,),
+        "edit": (folder, "--name", "knees, edited"),
         "set": (folder, "registration.refinement_steps=3"),
         "suggest": (folder,),
         "propagate": (folder, study.cases_of(SOURCE, "test")[0].name, "--out", out),
