@@ -42,6 +42,23 @@ class SegGuidedMMRegParameterNode:
     """The user's choices, which are saved with the scene."""
 
     studyFolder: str = ""
+    movingCase: str = ""
+    movingVolume: slicer.vtkMRMLScalarVolumeNode
+    movingModality: str = ""
+    movingMirrored: bool = False
+    movingSegmentation: slicer.vtkMRMLSegmentationNode
+    movingSegments: str = ""
+    movingPoints: slicer.vtkMRMLMarkupsFiducialNode
+    fixedCase: str = ""
+    fixedVolume: slicer.vtkMRMLScalarVolumeNode
+    fixedModality: str = ""
+    fixedMirrored: bool = False
+    fixedSegmentation: slicer.vtkMRMLSegmentationNode
+    fixedSegments: str = ""
+    fixedPoints: slicer.vtkMRMLMarkupsFiducialNode
+    pairsKind: str = ""
+    pairsTemplate: str = ""
+    pairsFile: str = ""
     exportFolder: str = ""
     exportForward: bool = True
     exportInverse: bool = True
@@ -75,6 +92,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from SegGuidedMMRegGui.AnnotatePanel import AnnotatePanel
         from SegGuidedMMRegGui.ExportPanel import ExportPanel
         from SegGuidedMMRegGui.JobStrip import JobStrip
+        from SegGuidedMMRegGui.RegisterPanel import RegisterPanel
         from SegGuidedMMRegGui.ReviewPanel import ReviewPanel
         from SegGuidedMMRegGui.SetupPanel import SetupPanel
         from SegGuidedMMRegGui.StudyPanel import StudyPanel
@@ -94,6 +112,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "study": StudyPanel(workplace),
             "annotate": AnnotatePanel(workplace),
             "train": TrainPanel(workplace),
+            "register": RegisterPanel(workplace),
             "review": ReviewPanel(workplace),
             "export": ExportPanel(workplace),
         }
@@ -106,6 +125,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         workplace.watchers.append(self.onStudyChanged)
         for name in self.panels:
             self._section(name).collapsed = name != "study"
+        workplace.steps, workplace.go_to = tuple(self.panels), self.goTo
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
@@ -130,6 +150,11 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if other != name:
                 self._section(other).collapsed = True
         self.panels[name].opened()
+
+    def goTo(self, name):
+        """Unfold a step."""
+        if name in self.panels:
+            self._section(name).collapsed = False
 
     def _unfolded(self):
         return [panel for name, panel in self.panels.items() if not self._section(name).collapsed]
@@ -224,7 +249,8 @@ class SegGuidedMMRegLogic(ScriptedLoadableModuleLogic):
         from SegGuidedMMRegGui.DetachedJob import DetachedJob
         from SegGuidedMMRegGui.JobEvents import JobListener
 
-        followed = [job for job in self.runner.running() if isinstance(job, DetachedJob)]
+        running = self.runner.running()
+        followed = [job for job in running if isinstance(job, DetachedJob) and job.kind == "train"]
         if any(str(job.study) == folder for job in followed):
             return next(job for job in followed if str(job.study) == folder)
         job = DetachedJob.find(Path(folder), "train", JobListener())

@@ -17,8 +17,8 @@ _LET_WORK_S = 0.003
 class Background:
     """Runs `work` in a thread, and then `done` with what it returns, or `failed` with a message, here.
 
-    `ValueError` and `OSError`, which tell of files and their content, become the message. Any other is a
-    defect and is raised here.
+    What `work` raises becomes the message. What is neither `ValueError` nor `OSError`, which tell of files,
+    is a defect, and is raised here too.
     """
 
     def __init__(
@@ -61,9 +61,11 @@ class Background:
 
     def _tell(self) -> None:
         self._timer.stop()
-        if self._error is None:
+        error = self._error
+        if error is None:
             self._done(self._found)
-        elif isinstance(self._error, (ValueError, OSError)):
-            self._failed(str(self._error))
+        elif isinstance(error, (ValueError, OSError)):
+            self._failed(str(error))
         else:
-            raise self._error
+            self._failed(f"{type(error).__name__}: {error}")
+            raise error

@@ -103,7 +103,7 @@ class SceneBridge:
     def case_of(self, node: Any) -> Case | None:
         """The case of this study that a node belongs to; None for all other nodes."""
         tag = NodeTags.tag_of(node)
-        if tag is None or tag.study != self._study_key:
+        if tag is None or tag.study != self.study_key:
             return None
         return next((case for case in self.study.cases if case.key == tag.subject), None)
 
@@ -330,7 +330,7 @@ class SceneBridge:
     # -- manners ----------------------------------------------------------------------------------------
     def nodes(self, subject: str | None = None, kind: str | None = None) -> list[Any]:
         """The nodes that stand for this study, or of one case (`modality/case`) or pair (`moving--fixed`)."""
-        return NodeTags.nodes_of(self.scene, study=self._study_key, subject=subject, kind=kind)
+        return NodeTags.nodes_of(self.scene, study=self.study_key, subject=subject, kind=kind)
 
     def remove(self, subject: str | None = None) -> None:
         """Remove exactly those, with their display and storage nodes."""
@@ -341,7 +341,8 @@ class SceneBridge:
         TransformNodes.make_linear(self.scene)
 
     @property
-    def _study_key(self) -> str:
+    def study_key(self) -> str:
+        """By which nodes know the study."""
         return str(self.study.folder.resolve())
 
     def _terms_in(self, labels: Image) -> dict[str, str]:
@@ -350,10 +351,10 @@ class SceneBridge:
         return {s.name: terms[s.value] for s in self.study.structures if terms.get(s.value)}
 
     def _tag(self, kind: str, case: Case) -> Tag:
-        return Tag(kind, self._study_key, case.key)
+        return Tag(kind, self.study_key, case.key)
 
     def _pair_tag(self, kind: str, subject: str) -> Tag:
-        return Tag(kind, self._study_key, subject)
+        return Tag(kind, self.study_key, subject)
 
 
 def _title(case: Case) -> str:

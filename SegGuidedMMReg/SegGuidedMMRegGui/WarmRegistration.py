@@ -176,6 +176,9 @@ class WarmRegistration:
                 then()
             except ValueError as error:
                 self._end(running, Outcome(None, str(error)))
+            except Exception as error:
+                self._end(running, Outcome(None, f"{type(error).__name__}: {error}"))
+                raise
 
     def _end(self, running: _Running, outcome: Outcome) -> None:
         if running is not self._running:

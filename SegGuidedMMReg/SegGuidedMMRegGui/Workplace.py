@@ -17,7 +17,7 @@ from SegGuidedMMRegLib.study import StudyError
 
 
 def _nothing(_message: str) -> None:
-    """For those who do not want to hear it."""
+    """For those who do not want to hear it, and where there is nowhere to go."""
 
 
 class Workplace:
@@ -32,6 +32,8 @@ class Workplace:
         watchers: called when another study is open, the same one was read again, or none is open.
         pair: the registered pair that was shown last, for review; None without one.
         pair_watchers: called when another pair is shown, or none.
+        steps: the names of the steps that there are, such as study, register, review.
+        go_to: unfolds a step by its name.
     """
 
     def __init__(self, scene: Any, runner: JobRunner) -> None:
@@ -42,6 +44,8 @@ class Workplace:
         self.watchers: list[Callable[[], None]] = []
         self.pair: PairNodes | None = None
         self.pair_watchers: list[Callable[[], None]] = []
+        self.steps: tuple[str, ...] = ()
+        self.go_to: Callable[[str], None] = _nothing
         self._reading: Job | None = None
         self._worker: WorkerClient | None = None
         self._former_workers: list[WorkerClient] = []
@@ -120,6 +124,7 @@ class Workplace:
         """The module is closed: no process and no temporary file is left."""
         self.watchers = []
         self.pair_watchers = []
+        self.go_to = _nothing
         self._leave_study()
         for worker in self._former_workers:
             worker.kill()

@@ -54,7 +54,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
-        _put(self, _scene=None, _types=[], _id="", _none=False, _flags={})
+        _put(self, _scene=None, _types=[], _id="", _none="None", _flags={})
 
     def setMRMLScene(self, scene: Any) -> None:
         if not self._types:
@@ -89,7 +89,14 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _get_id(self) -> str:
         return self._id
 
+    def _get_none(self) -> str:
+        return self._none
+
+    def _set_none(self, text: str) -> None:
+        _put(self, _none=text)
+
     nodeTypes = QtCore.Property("QStringList", _get_types, _set_types)
+    noneDisplay = QtCore.Property(str, _get_none, _set_none)
     currentNodeID = QtCore.Property(str, _get_id)
     noneEnabled = _flag("noneEnabled", False)
     addEnabled = _flag("addEnabled", True)

@@ -1,0 +1,64 @@
+"""Images that are to be in the scene, cases of the study or files, read beside the GUI thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from SegGuidedMMRegGui import NodeTags, VolumeNodes
+from SegGuidedMMRegGui.NodeTags import Tag
+from SegGuidedMMRegGui.SceneBridge import SceneBridge
+from SegGuidedMMRegLib.cases import Case
+from SegGuidedMMRegLib.images import read_image
+from SegGuidedMMRegLib.sampling import Image
+
+Source = Case | Path | Any
+"""A case, an image file, or a volume node, which is in the scene already."""
+
+
+class PairImages:
+    """The two images of a pair on their way into the scene: `read` them in any thread, then `show` them.
+
+    Args:
+        bridge: to the scene; what is there already, as the user has it, is left as it is.
+        sources: moving and fixed.
+    """
+
+    def __init__(self, bridge: SceneBridge, sources: Sequence[Source]) -> None:
+        self._bridge, self._sources = bridge, tuple(sources)
+        self._missing = [n for n, source in enumerate(sources) if self._node(source) is None]
+        self._images: dict[int, Image] = {}
+
+    def read(self) -> None:
+        """Read those that are not in the scene.
+
+        Raises:
+            ValueError, OSError: naming the file that cannot be read.
+        """
+        for n in self._missing:
+            source = self._sources[n]
+            is_case = isinstance(source, Case)
+            self._images[n] = self._bridge.study.read_image(source) if is_case else read_image(source)
+
+    def show(self) -> list[Any]:
+        """The volume nodes."""
+        return [self._shown(n, source) for n, source in enumerate(self._sources)]
+
+    def _shown(self, number: int, source: Source) -> Any:
+        image = self._images.get(number)
+        if image is None:
+            return self._node(source)
+        if isinstance(source, Case):
+            return self._bridge.show_case(source, image)
+        return VolumeNodes.show_image(self._bridge.scene, image, self._tag(source), source.name)
+
+    def _node(self, source: Source) -> Any:
+        if isinstance(source, Case):
+            return self._bridge.volume_of(source)
+        if isinstance(source, Path):
+            return NodeTags.find_node(self._bridge.scene, VolumeNodes.VOLUME, self._tag(source))
+        return source
+
+    def _tag(self, path: Path) -> Tag:
+        return Tag("image", self._bridge.study_key, str(path))
