@@ -59,6 +59,16 @@ class SegGuidedMMRegParameterNode:
     pairsKind: str = ""
     pairsTemplate: str = ""
     pairsFile: str = ""
+    reviewMode: int = 0
+    reviewOrientation: int = 0
+    reviewLines: int = 0
+    reviewSpacing: float = 10.0
+    reviewContours: bool = True
+    reviewUnwarped: bool = False
+    reviewOpacity: float = 0.5
+    reviewFlicker: float = 2.0
+    reviewSquare: float = 20.0
+    reviewRadius: float = 20.0
     exportFolder: str = ""
     exportForward: bool = True
     exportInverse: bool = True

@@ -24,6 +24,7 @@ from SegGuidedMMRegLib.commands.base import EVENTS, Command
 from SegGuidedMMRegLib.commands.bring import Add, Edit, New
 from SegGuidedMMRegLib.commands.export import Export
 from SegGuidedMMRegLib.commands.info import Info, SetSettings, ShowStatus
+from SegGuidedMMRegLib.commands.jacobian import Jacobian
 from SegGuidedMMRegLib.commands.label import Label
 from SegGuidedMMRegLib.commands.register import Register
 from SegGuidedMMRegLib.commands.work import Demo, Evaluate, ReportPage, Segment, Train
@@ -52,6 +53,7 @@ COMMANDS: dict[str, type[Command]] = {
     "segment": Segment,
     "register": Register,
     "apply": Apply,
+    "jacobian": Jacobian,
     "evaluate": Evaluate,
     "report": ReportPage,
     "export": Export,

@@ -8,30 +8,27 @@ from typing import Any
 from slicer.i18n import tr as _
 
 import qt
-from SegGuidedMMRegGui import Views
-from SegGuidedMMRegGui.Comparison import MODES
-from SegGuidedMMRegGui.NodeTags import BridgeError, tag_of
-from SegGuidedMMRegGui.PairFiles import read_pair
+from SegGuidedMMRegGui.Background import Background
+from SegGuidedMMRegGui.Correction import KINDS
+from SegGuidedMMRegGui.CorrectPart import CorrectPart
+from SegGuidedMMRegGui.LandmarkError import landmark_errors
+from SegGuidedMMRegGui.LookPart import LookPart
+from SegGuidedMMRegGui.NodeTags import BridgeError, remove_nodes, tag_of
+from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
+from SegGuidedMMRegGui.PairVersions import pair_folder
 from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.ReviewList import FILTERS, ReviewList, words
 from SegGuidedMMRegGui.ReviewRecord import Decision, Entry, result_of, user_name
 from SegGuidedMMRegGui.ReviewTable import rows, sentences
-from SegGuidedMMRegGui.ReviewViews import Brightness, ReviewViews, Shown
 from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Case
 from SegGuidedMMRegLib.documents import read_json
+from SegGuidedMMRegLib.sampling import Image
+from SegGuidedMMRegLib.study import Study
 
 _REVIEWER = "SegGuidedMMReg/Reviewer"
-_NOT_YET = ("correctSection", "changeCheck", "changeSlider", "fixedPointsBox", "movingPointsBox")
-_LOOKS = ("off", "grid", "arrows")
-_AMOUNTS = {
-    "blend": ("opacity", 0.01, _("{value:.0f} %"), 100.0, (0, 100)),
-    "flicker": ("flickers_per_s", 0.1, _("{value:.1f} / s"), 1.0, (5, 100)),
-    "checkerboard": ("square_mm", 0.5, _("{value:.1f} mm"), 1.0, (2, 200)),
-    "reveal": ("radius_mm", 0.5, _("{value:.1f} mm"), 1.0, (2, 200)),
-}
-"""Of each way to compare: what the slider sets, in which steps, how that is said, and how far it goes."""
+_Read = tuple[PairResult, dict[str, tuple[Case, Image]]]
 
 
 class ReviewPanel(Panel):
@@ -41,20 +38,22 @@ class ReviewPanel(Panel):
         super().__init__(workplace)
         self.widget, self._ui = load_ui("ReviewPanel")
         self.widget.setMRMLScene(workplace.scene)
-        self._views = ReviewViews(workplace.scene)
-        self._brightness = {"fixed": Brightness(), "moving": Brightness()}
-        self._list = ReviewList(self._ui.pairsTable, self.show_entry, self._say_counts)
-        self._is_open = self._is_ours = False
-        self._loaded: tuple[str, ...] = ()
-        self._images: list[str] = []
-        self._report: dict[str, Any] = {}
-        self._purposes: dict[str, str] = {}
-        self._connect()
-        workplace.pair_watchers.append(self.pair_changed)
-        self.study_changed()
-
-    def _connect(self) -> None:
         ui = self._ui
+        self._purposes: dict[str, str] = {}
+        self._list = ReviewList(ui.pairsTable, self.show_entry, self._say_counts)
+        self._look = LookPart(workplace, ui, self._message)
+        self._correct = CorrectPart(
+            workplace,
+            ui,
+            name=self._name,
+            look_at=self.look_at,
+            say=self._message,
+            allow=self._allow,
+            result_changed=self._result_changed,
+        )
+        self._is_open = False
+        self._reading: Background | None = None
+        self._ours: dict[str, list[str]] = {}
         for name in FILTERS:
             ui.filterBox.addItem(words(name))
         connect(ui.filterBox, "currentIndexChanged(int)", self.onFilter)
@@ -62,22 +61,13 @@ class ReviewPanel(Panel):
         connect(ui.nextButton, "clicked(bool)", self.onNext)
         for name, slot in (("accept", self.onAccept), ("doubt", self.onDoubt), ("reject", self.onReject)):
             connect(getattr(ui, f"{name}Button"), "clicked(bool)", slot)
-        connect(ui.modeBox, "currentIndexChanged(int)", self.onMode)
-        connect(ui.amountSlider, "valueChanged(int)", self.onAmount)
-        connect(ui.orientationBox, "currentIndexChanged(int)", self.onOrientation)
-        for layer in self._brightness:
-            for what in ("Brightness", "Contrast"):
-                slot = self.onFixedBrightness if layer == "fixed" else self.onMovingBrightness
-                connect(getattr(ui, f"{layer}{what}Slider"), "valueChanged(int)", slot)
-        connect(ui.plainButton, "clicked(bool)", self.onPlain)
-        for box in (ui.contoursCheck, ui.unwarpedCheck):
-            connect(box, "toggled(bool)", self.onChecks)
-        connect(ui.lookBox, "currentIndexChanged(int)", self.onLook)
-        connect(ui.spacingBox, "valueChanged(double)", self.onLook)
+        for box in (ui.fixedPointsBox, ui.movingPointsBox):
+            connect(box, "currentNodeIDChanged(QString)", self.onPoints)
         ui.reviewerEdit.text = str(qt.QSettings().value(_REVIEWER, "") or user_name())
-        ui.deformationSection.collapsed = True
-        for name in _NOT_YET:
-            getattr(ui, name).visible = False
+        for name in ("deformationSection", "correctSection"):
+            getattr(ui, name).collapsed = True
+        workplace.pair_watchers.append(self.pair_changed)
+        self.study_changed()
 
     # -- the module -------------------------------------------------------------------------------------
     def study_changed(self) -> None:
@@ -86,88 +76,125 @@ class ReviewPanel(Panel):
         self._say_counts()
         self.pair_changed()
 
+    def choices_changed(self) -> None:
+        self._look.choices_changed()
+
     def opened(self) -> None:
         self._is_open = True
         if self._list.record is not None:
             self._list.record.read()
-        self._look()
+        self.pair_changed()
 
     def left(self) -> None:
         self._is_open = False
-        self._views.hide()
+        self._stop_reading()
+        self._correct.close()
+        self._look.show(None)
 
     def cleanup(self) -> None:
         self.left()
+        self._correct.forget()
         self._list.stop()
 
     # -- pairs ------------------------------------------------------------------------------------------
     def show_entry(self, entry: Entry) -> None:
         """Show a pair of the study."""
-        self._message("")
+        self.look_at(entry.folder)
+
+    def look_at(self, folder: Path) -> None:
+        """Show the result in a folder; it is read beside, and there a moment later."""
         bridge = self.workplace.bridge
+        self._message("")
+        self._stop_reading()
         if bridge is None:
             return
-        before, images = self._loaded, self._images
-        try:
-            pair = read_pair(entry.folder)
-            moving, fixed = (self._case(pair.report, side, entry.pair) for side in ("moving", "fixed"))
-            kept = {node.GetID() for node in bridge.nodes(kind="image")}
-            nodes = [None if case is None else bridge.show_case(case) for case in (moving, fixed)]
-            shown = bridge.show_pair(pair, moving=nodes[0], fixed=nodes[1])
-        except (BridgeError, ValueError, OSError) as error:
-            self._message(str(error))
+        self._reading = Background(
+            lambda: _read(bridge.study, folder), lambda found: self._show(folder, found), self._failed
+        )
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.forget()
+            self._reading = None
+
+    def _failed(self, message: str) -> None:
+        self._reading = None
+        self._message(message)
+        self._list.mark(self._name())
+
+    def _show(self, folder: Path, found: _Read) -> None:
+        self._reading = None
+        bridge, (pair, images) = self.workplace.bridge, found
+        if bridge is None:
             return
-        self._loaded = (entry.pair,)
-        self._images = [
-            n.GetID() for n in nodes if n is not None and (n.GetID() not in kept or n.GetID() in images)
-        ]
-        self._list.refresh(entry.folder)
+        name = pair_folder(folder).name
+        try:
+            nodes = {side: bridge.volume_of(case) for side, (case, _image) in images.items()}
+            made = {number for numbers in self._ours.values() for number in numbers}
+            ours = []
+            for side, (case, image) in images.items():
+                is_new = nodes[side] is None
+                if is_new:
+                    nodes[side] = bridge.show_case(case, image)
+                if is_new or nodes[side].GetID() in made:
+                    ours.append(nodes[side].GetID())
+            if not images:
+                nodes = self._volumes_of_now(name)
+            shown = bridge.show_pair(pair, subject=name, moving=nodes.get("moving"), fixed=nodes.get("fixed"))
+        except (BridgeError, ValueError) as error:
+            self._failed(str(error))
+            return
+        former = {pair: numbers for pair, numbers in self._ours.items() if pair != name}
+        self._ours = {name: ours}
+        self._list.refresh(pair_folder(folder))
         self.workplace.show_pair(shown)
-        self._forget(before, images)
+        for pair_name, numbers in former.items():
+            self._forget(pair_name, [n for n in numbers if n not in ours])
 
-    def _case(self, report: Any, side: str, pair: str) -> Case | None:
-        """The case on one side of a pair of the study; None for an image from outside it."""
-        modality, name = report.get(f"{side}_modality"), report.get(side)
-        found = [c for c in self.workplace.bridge.study.cases if (c.modality, c.name) == (modality, name)]
-        stem = pair.split("--")[0 if side == "moving" else -1]
-        is_same = found and self.workplace.bridge.study.file_name(found[0]) == stem
-        return found[0] if is_same else None
+    def _volumes_of_now(self, name: str) -> dict[str, Any]:
+        """Of a pair from outside the study: the volumes of the scene that its nodes remember."""
+        for node in self.workplace.bridge.nodes(name, "forward"):
+            roles = {"fixed": node.GetFixedNodeReferenceRole(), "moving": node.GetMovingNodeReferenceRole()}
+            return {side: node.GetNodeReference(role) for side, role in roles.items()}
+        return {}
 
-    def _forget(self, pairs: tuple[str, ...], images: list[str]) -> None:
-        """Remove the nodes that were shown for an earlier pair alone."""
+    def _forget(self, pair: str, images: list[str]) -> None:
+        """Remove the nodes that were made to show an earlier pair; what somebody drew stays."""
         bridge, scene = self.workplace.bridge, self.workplace.scene
-        for pair in pairs:
-            if pair not in self._loaded:
-                bridge.remove(pair)
-        for number in images:
-            node = scene.GetNodeByID(number)
-            if number not in self._images and node is not None and (tag := tag_of(node)) is not None:
-                bridge.remove(tag.subject)
+        kept = bridge.nodes(pair)
+        if not any(tag_of(node).kind in KINDS for node in kept):
+            remove_nodes(scene, kept)
+            remove_nodes(scene, [node for node in map(scene.GetNodeByID, images) if node is not None])
 
     def pair_changed(self) -> None:
         """Another pair is looked at."""
         pair, ui = self.workplace.pair, self._ui
-        self._report = {} if pair is None else _report_of(pair.folder)
+        report = {} if pair is None else _report_of(pair.folder)
         self._list.mark(self._name())
         ui.pairLabel.text = self._title()
-        fill_table(ui.measuresTable, rows(self._report))
+        fill_table(ui.measuresTable, rows(report))
         dimension = 2 if self.workplace.study is None else int(self.workplace.study["dimension"])
         ui.orientationBox.enabled = dimension == 3
-        ui.summaryLabel.text = "\n".join(sentences(self._report, dimension)) if self._report else ""
+        ui.summaryLabel.text = "\n".join(sentences(report, dimension)) if report else ""
         ui.commentEdit.text = ""
         self._show_decision()
-        self._look()
+        self.onPoints()
+        self._correct.refresh()
+        self._look.show(pair if self._is_open else None)
 
     def _name(self) -> str:
         """By which decisions about the pair are kept; "" without one."""
         pair = self.workplace.pair
         if pair is None or self._list.record is None:
             return ""
-        registrations = Path(self.workplace.folder) / "registrations"
-        if pair.folder.parent == registrations:
-            return pair.folder.name
-        tag = None if pair.forward is None else tag_of(pair.forward)
-        return pair.folder.name if tag is None else tag.subject
+        folder = pair_folder(pair.folder)
+        if folder.parent == Path(self.workplace.folder) / "registrations":
+            return folder.name
+        tag = tag_of(pair.forward) if self._is_there(pair.forward) else None
+        return folder.name if tag is None else tag.subject
+
+    def _is_there(self, node: Any) -> bool:
+        return node is not None and bool(self.workplace.scene.IsNodePresent(node))
 
     def _title(self) -> str:
         pair = self.workplace.pair
@@ -175,9 +202,12 @@ class ReviewPanel(Panel):
             if self.workplace.study is None:
                 return _("Open a study first (step 1).")
             return _("Choose a pair, or register one (step 4).")
+        name = self._name().replace("--", " → ")
+        if pair_folder(pair.folder) != pair.folder:
+            name = _("{pair}, version {version}").format(pair=name, version=int(pair.folder.name))
         if pair.status == "ok":
-            return self._name().replace("--", " → ")
-        return _("{pair}: failed. {reasons}").format(pair=self._name(), reasons=" ".join(pair.reasons))
+            return name
+        return _("{pair}: failed. {reasons}").format(pair=name, reasons=" ".join(pair.reasons))
 
     def onFilter(self, index: int) -> None:
         self._list.filter = FILTERS[index]
@@ -192,11 +222,8 @@ class ReviewPanel(Panel):
     def _step(self, by: int) -> None:
         entry = self._list.step(by, self._name())
         if entry is None:
-            self._message(
-                _("There is no other pair in this direction: {filter}.").format(
-                    filter=words(self._list.filter)
-                )
-            )
+            text = _("There is no other pair in this direction: {filter}.")
+            self._message(text.format(filter=words(self._list.filter)))
         else:
             self.show_entry(entry)
 
@@ -206,6 +233,12 @@ class ReviewPanel(Panel):
         self._list.mark(self._name())
         for name in ("previous", "next"):
             self._allow(getattr(self._ui, f"{name}Button"), [] if count else [_("registered pairs (step 4)")])
+
+    def _result_changed(self, folder: Path) -> None:
+        """A pair has another result."""
+        self._list.refresh(folder)
+        self._say_counts()
+        self.look_at(folder)
 
     # -- decisions --------------------------------------------------------------------------------------
     def onAccept(self) -> None:
@@ -223,14 +256,16 @@ class ReviewPanel(Panel):
             return
         reviewer = ui.reviewerEdit.text.strip()
         qt.QSettings().setValue(_REVIEWER, reviewer)
-        result = result_of(pair.folder)
         self._message("")
+        name, result = self._name(), result_of(pair.folder)
         try:
-            record.decide(Decision(self._name(), result, verdict, ui.commentEdit.text.strip(), reviewer))
-            record.write_table({**self._list.results, self._name(): result})
+            record.decide(Decision(name, result, verdict, ui.commentEdit.text.strip(), reviewer))
+            record.write_table(self._list.results)
         except OSError as error:
             self._message(str(error))
-        self._list.refresh(pair.folder) if self._list.entry(self._name()) else None
+        entry = self._list.entry(name)
+        if entry is not None:
+            self._list.refresh(entry.folder)
         self._say_counts()
         self._show_decision()
 
@@ -245,108 +280,43 @@ class ReviewPanel(Panel):
             return
         result = result_of(pair.folder)
         decision = record.of(self._name(), result)
-        earlier = record.outdated(self._name(), result)
-        found = decision or earlier
+        found = decision or record.outdated(self._name(), result)
         if found is None:
             ui.decisionLabel.text = _("Not reviewed yet.")
             return
-        said = _("{verdict}, {date}").format(
-            verdict=words(found.verdict), date=found.date[:16].replace("T", " ")
+        said = ", ".join(
+            filter(None, (words(found.verdict), found.date[:16].replace("T", " "), found.reviewer))
         )
-        said += f", {found.reviewer}" if found.reviewer else ""
         said += f": {found.comment}" if found.comment else ""
-        ui.decisionLabel.text = said if decision else _("An earlier result was {said}").format(said=said)
+        ui.decisionLabel.text = said if decision else _("Another result was {said}").format(said=said)
         if decision is not None and not ui.commentEdit.text:
             ui.commentEdit.text = decision.comment
 
-    # -- what is seen -----------------------------------------------------------------------------------
-    def _look(self) -> None:
-        """Show the pair in the views, if the step is open."""
-        pair = self.workplace.pair
-        if not self._is_open or pair is None or pair.forward is None:
-            self._views.hide()
+    # -- landmarks --------------------------------------------------------------------------------------
+    def onPoints(self) -> None:
+        """Measure the landmarks of the chosen point lists."""
+        ui, pair = self._ui, self.workplace.pair
+        fixed, moving = ui.fixedPointsBox.currentNode(), ui.movingPointsBox.currentNode()
+        ui.pointsLabel.text = ""
+        if pair is None or not self._is_there(pair.forward) or fixed is None or moving is None:
             return
-        shown = Shown.of(pair)
-        self._take_choices()
         try:
-            self._views.show(shown)
+            found = landmark_errors(pair.forward, fixed, moving)
         except BridgeError as error:
-            self._message(str(error))
+            ui.pointsLabel.text = str(error)
             return
-        for layer, node in (("fixed", shown.fixed), ("moving", shown.warped)):
-            self._brightness[layer].of(self.workplace.scene, node)
-        self._put_sliders_back()
-
-    def _take_choices(self) -> None:
-        ui, views = self._ui, self._views
-        views.comparison.mode = MODES[ui.modeBox.currentIndex]
-        views.shows_contours, views.shows_unwarped = ui.contoursCheck.checked, ui.unwarpedCheck.checked
-        views.look, views.spacing_mm = _LOOKS[ui.lookBox.currentIndex], ui.spacingBox.value  # type: ignore[assignment]
-        views.orientation = ("", *Views.ORIENTATIONS)[ui.orientationBox.currentIndex]
-        self._show_amount()
-
-    def onMode(self) -> None:
-        self._views.comparison.mode = MODES[self._ui.modeBox.currentIndex]
-        self._show_amount()
-        self._views.comparison.update()
-
-    def _show_amount(self) -> None:
-        """The slider says what it sets in this way of comparing."""
-        name, step, _text, _factor, (low, high) = _AMOUNTS[self._views.comparison.mode]
-        slider = self._ui.amountSlider
-        self._is_ours = True
-        slider.setRange(low, high)
-        slider.value = round(getattr(self._views.comparison, name) / step)
-        self._is_ours = False
-        self._say_amount()
-
-    def _say_amount(self) -> None:
-        name, _step, text, factor, _range = _AMOUNTS[self._views.comparison.mode]
-        self._ui.amountLabel.text = text.format(value=getattr(self._views.comparison, name) * factor)
-
-    def onAmount(self, value: int) -> None:
-        if self._is_ours:
-            return
-        name, step, *_rest = _AMOUNTS[self._views.comparison.mode]
-        setattr(self._views.comparison, name, value * step)
-        self._say_amount()
-        self._views.comparison.update()
-
-    def onOrientation(self) -> None:
-        self._take_choices()
-        self._views.fit()
-
-    def onChecks(self) -> None:
-        self._take_choices()
-        self._views.update()
-        self._views.fit()
-
-    def onLook(self) -> None:
-        self._take_choices()
-        self._views.update()
-
-    def onFixedBrightness(self) -> None:
-        self._set_brightness("fixed")
-
-    def onMovingBrightness(self) -> None:
-        self._set_brightness("moving")
-
-    def _set_brightness(self, layer: str) -> None:
-        if not self._is_ours:
-            sliders = [getattr(self._ui, f"{layer}{what}Slider") for what in ("Brightness", "Contrast")]
-            self._brightness[layer].set(*(slider.value / 100 for slider in sliders))
-
-    def onPlain(self) -> None:
-        self._put_sliders_back()
-        for brightness in self._brightness.values():
-            brightness.set(0.0, 0.0)
-
-    def _put_sliders_back(self) -> None:
-        self._is_ours = True
-        for layer in self._brightness:
-            for what in ("Brightness", "Contrast"):
-                getattr(self._ui, f"{layer}{what}Slider").value = 0
-        self._is_ours = False
+        before = "–" if found.before_mm is None else f"{found.before_mm.mean():.2f}"
+        text = _(
+            "{count} points: {before} mm before, {after} mm after on average, {most} mm at most ({name})."
+        )
+        most = int(found.after_mm.argmax())
+        ui.pointsLabel.text = text.format(
+            count=len(found.names),
+            before=before,
+            after=f"{found.after_mm.mean():.2f}",
+            most=f"{found.after_mm[most]:.2f}",
+            name=found.names[most],
+        )
 
     # -- words ------------------------------------------------------------------------------------------
     def _message(self, text: str) -> None:
@@ -354,9 +324,22 @@ class ReviewPanel(Panel):
         self._ui.messageLabel.visible = bool(text)
 
     def _allow(self, button: Any, needs: list[str]) -> None:
-        button.enabled = not needs
         purpose = self._purposes.setdefault(button.name, button.toolTip)
+        button.enabled = not needs
         button.toolTip = _("Needs {needs}").format(needs=", ".join(needs)) if needs else purpose
+
+
+def _read(study: Study, folder: Path) -> _Read:
+    """A result and the images of its cases; none of a pair from outside the study. No MRML here."""
+    pair = read_pair(folder)
+    images = {}
+    stems = pair_folder(folder).name.split("--")
+    for side, stem in zip(("moving", "fixed"), (stems[0], stems[-1]), strict=True):
+        modality, name = pair.report.get(f"{side}_modality"), pair.report.get(side)
+        found = [case for case in study.cases if (case.modality, case.name) == (modality, name)]
+        if found and study.file_name(found[0]) == stem:
+            images[side] = (found[0], study.read_image(found[0]))
+    return pair, images if len(images) == 2 else {}
 
 
 def _report_of(folder: Path) -> dict[str, Any]:

@@ -145,6 +145,11 @@ class ReviewViews:
         self._change, self._change_opacity = node, opacity
         self.update()
 
+    def set_change_opacity(self, opacity: float) -> None:
+        """How much that map covers the image, 0 to 1."""
+        self._change_opacity = opacity
+        self.update()
+
     def _show_contours(self) -> None:
         node = self.shown.contours
         display = None if node is None else node.GetDisplayNode()

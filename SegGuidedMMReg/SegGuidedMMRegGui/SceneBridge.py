@@ -315,6 +315,15 @@ class SceneBridge:
         tag = self._pair_tag("jacobian", subject)
         return TransformNodes.show_volume_change(self.scene, pair.forward.field, tag, name)
 
+    def show_volume_change_map(self, image: Image, pair: PairNodes) -> Any:
+        """The same for a map that was made already (`segmmreg jacobian`)."""
+        found = NodeTags.tag_of(pair.forward)
+        subject = pair.folder.name if found is None else found.subject
+        name = f"{subject.replace('--', ' to ')} change of volume"
+        return TransformNodes.show_volume_change_map(
+            self.scene, image, self._pair_tag("jacobian", subject), name
+        )
+
     def _show_contours(self, labels: Image, subject: str, name: str) -> Any:
         tag = self._pair_tag("contours", subject)
         node = SegmentationNodes.show_labels(self.scene, labels, self.study.structures, tag, name)

@@ -197,7 +197,12 @@ def show_volume_change(scene: Any, field: DisplacementField, tag: Tag, name: str
     1 (white) keeps the volume, 2 (red) doubles it, towards 0 (blue) it vanishes; where it is not above 0
     (magenta) space folds. The value of a voxel is the smallest of those around it (`folds.py`).
     """
-    node = show_image(scene, Image(corner_jacobians_minimum(field), field.grid), tag, name)
+    return show_volume_change_map(scene, Image(corner_jacobians_minimum(field), field.grid), tag, name)
+
+
+def show_volume_change_map(scene: Any, image: Image, tag: Tag, name: str) -> Any:
+    """The same of determinants that are known already (`segmmreg jacobian`)."""
+    node = show_image(scene, image, tag, name)
     colours = _colours(scene, Tag("jacobian_colours", tag.study, tag.subject))
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(colours.GetID())

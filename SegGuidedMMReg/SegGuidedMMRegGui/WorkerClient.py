@@ -57,6 +57,15 @@ class WorkerClient:
         self.send({"id": self._count, **request})
         return made
 
+    def warm_up(self) -> None:
+        """Let its process start and load the study, so that the next request need not wait for that.
+
+        Raises:
+            RuntimeError: if there is no Python to run the worker.
+        """
+        if not self.is_running:
+            self._start()
+
     def send(self, request: Mapping[str, Any]) -> None:
         """Write a line to the process."""
         if self._process is not None:

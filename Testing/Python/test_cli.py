@@ -29,6 +29,7 @@ COMMANDS = [
     "segment",
     "register",
     "apply",
+    "jacobian",
     "evaluate",
     "report",
     "export",
@@ -363,6 +364,15 @@ def test_apply_resamples_the_moving_image_onto_the_fixed_one(shifted: Path) -> N
     got = sitk.GetArrayFromImage(sitk.ReadImage(str(out)))
     np.testing.assert_allclose(got[0, 4:20, 4:26], expected[0, 4:20, 4:26], atol=1e-3)
     assert expected[0, 10:15, 8:16].all()
+
+
+def test_jacobian_writes_the_change_of_volume_and_counts_folds(shifted: Path) -> None:
+    out = shifted / "change.nrrd"
+    assert _run("jacobian", shifted / "forward.h5", out) == 0
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(out)))
+    np.testing.assert_allclose(values, 1.0, atol=1e-5)
+    assert _run("jacobian", shifted / "forward.h5", out) != 0
+    assert _run("jacobian", shifted / "forward.h5", out, "--overwrite") == 0
 
 
 def test_apply_keeps_label_values_whole(shifted: Path) -> None:

@@ -90,7 +90,12 @@ def choose(panel, pair: str) -> None:
     """As a click on the pair's row does."""
     table = panel._ui.pairsTable
     table.setCurrentCell(panel._list.pairs.index(pair), 0)
-    panel._views.fit()
+    read(panel)
+
+
+def read(panel) -> None:
+    """Let what was asked for be shown."""
+    slicer_harness.process_until(lambda: panel._reading is None)
 
 
 def cells(table) -> list[list[str]]:
@@ -142,11 +147,14 @@ def test_next_and_previous_go_through_the_list_by_key(panel):
     assert ui.nextButton.shortcut.toString() == "Ctrl+PgDown"
     for pair in ("d3--r3", "d3--r4", "d4--r3"):
         ui.nextButton.click()
+        read(panel)
         assert panel._name() == pair
         assert ui.pairsTable.currentRow() == panel._list.pairs.index(pair)
     ui.previousButton.click()
+    read(panel)
     assert panel._name() == "d3--r4"
     ui.previousButton.click()
+    read(panel)
     ui.previousButton.click()
     assert panel._name() == "d3--r3"
     assert "no other pair" in ui.messageLabel.text
@@ -287,7 +295,7 @@ def test_the_users_layout_comes_back_and_nothing_is_left_behind(panel):
         gc.collect()
         assert layout.GetViewArrangement() == former
         assert scene.GetNumberOfNodes() == before
-        assert not panel._views.comparison._flicker.active
+        assert not panel._look.views.comparison._flicker.active
 
 
 @pytest.mark.parametrize("mode", range(4))
@@ -328,6 +336,48 @@ def test_a_pair_that_another_step_shows_is_looked_at(panel):
     assert picture(OVERLAY).std() > 5
 
 
+def test_the_change_of_volume_is_laid_over_the_fixed_image_with_folds_and_legend(panel):
+    ui = panel._ui
+    choose(panel, "d4--r4")
+    plain = layouts.picture(slicer, FIXED.name)
+    ui.changeCheck.checked = True
+    slicer_harness.process_until(lambda: ui.foldsLabel.text, 90)
+    folded = json.loads((panel.workplace.pair.folder / "report.json").read_text())["folds"]["forward"][
+        "folded"
+    ]
+    assert ui.foldsLabel.text == f"{folded} voxels fold."
+    assert folded > 0
+    ui.changeSlider.value = 100
+    coloured = layouts.picture(slicer, FIXED.name)[..., :3].astype(int)
+    assert not np.array_equal(coloured, plain[..., :3])
+    magenta = (coloured[..., 0] > 200) & (coloured[..., 1] < 80) & (coloured[..., 2] > 200)
+    assert 0 < magenta.mean() < 0.1
+    assert ui.legendLabel.pixmap.width() > 100
+    ui.changeCheck.checked = False
+    assert np.array_equal(layouts.picture(slicer, FIXED.name), plain)
+    assert not list(panel.workplace.bridge._temporary.rglob("change.nrrd"))
+
+
+def test_choices_are_kept_in_the_scene(widget, panel, tmp_path):
+    ui = panel._ui
+    choose(panel, "d3--r3")
+    ui.modeBox.currentIndex = 2
+    ui.amountSlider.value = 60
+    ui.contoursCheck.checked = False
+    ui.spacingBox.value = 7.5
+    scene, path = panel.workplace.scene, str(tmp_path / "scene.mrml")
+    scene.SetURL(path)
+    assert scene.Commit()
+    scene.Clear(0)
+    widget.enter()
+    assert (ui.modeBox.currentIndex, ui.spacingBox.value, ui.contoursCheck.checked) == (0, 10.0, True)
+    scene.SetURL(path)
+    assert scene.Connect()
+    widget.enter()
+    assert (ui.modeBox.currentIndex, ui.spacingBox.value, ui.contoursCheck.checked) == (2, 7.5, False)
+    assert ui.amountLabel.text == "30.0 mm"
+
+
 # -- measures and decisions ---------------------------------------------------------------------------------
 def test_measures_stand_a_structure_before_and_after(panel):
     choose(panel, "d3--r3")
@@ -343,6 +393,22 @@ def test_measures_stand_a_structure_before_and_after(panel):
     summary = panel._ui.summaryLabel.text
     assert f"{report['inverse_consistency']['mean_mm']:.3f} mm on average" in summary
     assert f"{report['landmarks']['mean_before_mm']:.2f} mm before" in summary
+
+
+def test_landmarks_of_the_scene_are_measured(panel):
+    choose(panel, "d3--r3")
+    bridge, ui = panel.workplace.bridge, panel._ui
+    cases = {case.name: case for case in bridge.study.cases}
+    ui.fixedPointsBox.setCurrentNode(bridge.show_landmarks(cases["r3"]))
+    ui.movingPointsBox.setCurrentNode(bridge.show_landmarks(cases["d3"]))
+    marks = json.loads((panel.workplace.pair.folder / "report.json").read_text())["landmarks"]
+    assert f"{marks['mean_before_mm']:.2f} mm before" in ui.pointsLabel.text
+    assert f"{marks['mean_after_mm']:.2f} mm after" in ui.pointsLabel.text
+    assert f"{len(marks['names'])} points" in ui.pointsLabel.text
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "others")
+    other.AddControlPoint([0.0, 0.0, 0.0], "nowhere")
+    ui.movingPointsBox.setCurrentNode(other)
+    assert "no point of the same name" in ui.pointsLabel.text
 
 
 def test_a_decision_with_comment_is_kept_in_the_study_and_as_csv(panel):
@@ -375,6 +441,7 @@ def test_pairs_not_reviewed_yet_are_gone_through(panel):
     choose(panel, "d3--r3")
     ui.acceptButton.click()
     ui.nextButton.click()
+    read(panel)
     assert panel._name() == "d4--r4"
     ui.filterBox.currentIndex = 3
     listed(panel)
@@ -390,7 +457,7 @@ def test_a_decision_about_an_earlier_result_is_shown_as_outdated(panel):
     choose(panel, "d3--r4")
     choose(panel, "d3--r3")
     assert cells(panel._ui.pairsTable)[0][3] == "outdated (accepted)"
-    assert panel._ui.decisionLabel.text.startswith("An earlier result was accepted")
+    assert panel._ui.decisionLabel.text.startswith("Another result was accepted")
 
 
 def test_a_decision_that_cannot_be_written_is_said(panel, monkeypatch):
