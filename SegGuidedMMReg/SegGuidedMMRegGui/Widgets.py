@@ -37,7 +37,7 @@ def fill_table(table: Any, rows: Sequence[Sequence[str]]) -> None:
 
 
 def update_table(table: Any, rows: Sequence[Sequence[str]]) -> None:
-    """Show these texts in place of others of the same kind: the selection stays. Tooltips say them in full."""
+    """Show these texts in place of others of the same kind; the selection stays, tooltips say all."""
     if table.rowCount != len(rows):
         fill_table(table, rows)
     for r, row in enumerate(rows):

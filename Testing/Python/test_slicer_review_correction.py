@@ -142,7 +142,7 @@ def middle(panel) -> np.ndarray:
     """Of the fixed image, world RAS, and a little beside."""
     bounds = np.zeros(6)
     correction(panel).volume("fixed").GetRASBounds(bounds)
-    return bounds.reshape(3, 2).mean(axis=1) + [4.0, -3.0, 0.0]
+    return bounds.reshape(3, 2).mean(axis=1) + np.array([4.0, -3.0, 0.0])
 
 
 def place(panel, side: str, position) -> None:
@@ -294,7 +294,7 @@ def test_a_pair_is_registered_again_by_the_warm_worker_kept_as_a_version_and_und
     ui.editMovingButton.click()
     ui.placeFixedButton.click()
     place(panel, "fixed", middle(panel))
-    place(panel, "moving", middle(panel) + [1.0, 0.5, 0.0])
+    place(panel, "moving", middle(panel) + np.array([1.0, 0.5, 0.0]))
     took = []
     for number in (1, 2):
         before = result_of(panel.workplace.pair.folder)
