@@ -85,6 +85,8 @@ class AnnotatePanel(Panel):
             self.say("")
             self._take_choices()
         self._fill()
+        if self._timer.isActive():
+            self._open_case_of_the_scene()
 
     def choices_changed(self) -> None:
         self._take_choices()
@@ -146,8 +148,7 @@ class AnnotatePanel(Panel):
             if self.desk.case is before:
                 self.desk.open(key)
 
-        self.help.suggest(done, self._no_help)
-        self.refresh()
+        self.desk.once_saved(lambda: self._ask_for(lambda: self.help.suggest(done, self._no_help)))
 
     def onPrefill(self) -> None:
         case = self.desk.case
@@ -169,8 +170,7 @@ class AnnotatePanel(Panel):
 
         out = self.workplace.bridge.temporary_folder("draft-")
         self.say(_("Drafting the labels of {name} …").format(name=case.case.name))
-        self.help.draft(case.case, out, done, self._no_help)
-        self.refresh()
+        self._ask_for(lambda: self.help.draft(case.case, out, done, self._no_help))
 
     def onUse(self, index: int) -> None:
         self.desk.use_for(str(self._ui.useBox.itemData(index)))
@@ -319,6 +319,11 @@ class AnnotatePanel(Panel):
             if bridge.labels_node(bridge.study.case(key)) is not None:
                 self.desk.open(key)
 
+    def _ask_for(self, ask: Callable[[], None]) -> None:
+        if not self.help.is_busy:
+            ask()
+        self.refresh()
+
     def _may_replace(self) -> bool:
         case = self.desk.case
         return (
@@ -389,5 +394,4 @@ def _name(key: str) -> str:
 
 
 def _shown(key: str) -> str:
-    """A key as this system writes it."""
-    return str(qt.QKeySequence(key).toString(qt.QKeySequence.NativeText))
+    return key.replace("Left", "←").replace("Right", "→")

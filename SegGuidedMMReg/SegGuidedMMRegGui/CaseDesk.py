@@ -8,6 +8,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+import qt
 from SegGuidedMMRegGui import CaseView
 from SegGuidedMMRegGui.Background import Background
 from SegGuidedMMRegGui.Editor import Editor
@@ -15,10 +16,12 @@ from SegGuidedMMRegGui.LabelTeller import LabelTeller
 from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.OpenCase import CaseFiles, OpenCase, read_files, usual_use
 from SegGuidedMMRegGui.SegmentationNodes import nothing_on, segment_id
+from SegGuidedMMRegGui.Widgets import connect
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import Image, read_labels
 
 Then = Callable[[], None]
+_LAID_OUT_MS = 150
 
 
 def _nothing() -> None:
@@ -55,7 +58,11 @@ class CaseDesk:
         self._reading: Background | None = None
         self._writing: Background | None = None
         self._then: Then = _nothing
+        self._once_told: list[Then] = []
         self._is_arranged = self._is_here = False
+        self._laid_out = qt.QTimer()
+        self._laid_out.setSingleShot(True)
+        connect(self._laid_out, "timeout()", self._look)
         self._teller = LabelTeller(workplace.runner, self._told, self._not_told)
 
     @property
@@ -119,11 +126,16 @@ class CaseDesk:
         if not self._is_arranged:
             CaseView.arrange(self._workplace.scene, dimension)
             self._is_arranged = True
-        CaseView.look_at(self.case.volume, dimension)
+            self._laid_out.start(_LAID_OUT_MS)  # the views have their sizes only then
+        self._look()
         if self.editor is not None:
             self.editor.offer(dimension)
             self._draw_in(self.case)
             self.editor.enter()
+
+    def _look(self) -> None:
+        if self._is_here and self.case is not None and self.case.is_there:
+            CaseView.look_at(self.case.volume, self.case.bridge.study.dimension)
 
     def _draw_in(self, case: OpenCase) -> None:
         if self.editor is not None:
@@ -192,6 +204,21 @@ class CaseDesk:
         if wait:
             self._writing.wait()
 
+    def once_saved(self, then: Then) -> None:
+        """Save what is drawn; `then` goes on when the study knows of it."""
+
+        def written() -> None:
+            self._once_told.append(then)
+            if not self._teller.is_busy:
+                self._go_on()
+
+        self.save(written)
+
+    def _go_on(self) -> None:
+        waiting, self._once_told = self._once_told, []
+        for then in waiting:
+            then()
+
     def confirm(self) -> None:
         """Save on demand; a draft becomes labels."""
         case = self.case
@@ -225,6 +252,7 @@ class CaseDesk:
         if folder == self._workplace.folder:
             self._workplace.read_again()
         self._changed()
+        self._go_on()
 
     def _not_told(self, message: str) -> None:
         if self.case is not None:
@@ -286,6 +314,7 @@ class CaseDesk:
         is_closing = self._workplace.scene.IsClosing()
         self.save(wait=is_closing)
         self._is_arranged = self._is_here = False
+        self._laid_out.stop()
         if self.editor is not None:
             self.editor.leave()
         if is_closing:
@@ -336,6 +365,7 @@ class CaseDesk:
 
     def close(self) -> None:
         """The module is closed: save, and leave nothing behind."""
+        self._laid_out.stop()
         self._stop_reading()
         self.save(wait=True)
         self._teller.close()

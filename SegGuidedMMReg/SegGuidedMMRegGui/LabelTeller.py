@@ -68,6 +68,7 @@ class LabelTeller:
             self._job = self._runner.start(_("Saving labels"), arguments, JobListener(finished=finished))
         except RuntimeError as error:
             self._failed(str(error))
+            self._done(folder)
 
     def _next(self) -> tuple[str, tuple[str, ...]]:
         """What of the same study goes with the first that waits."""

@@ -378,6 +378,45 @@ def test_a_drawing_of_the_scene_that_the_study_does_not_have_is_kept(panel):
     assert panel.desk.case.drawn().labels.array.sum() == 300
 
 
+def test_a_scene_comes_back_with_its_open_case(panel, knees):
+    open_by(panel, "dxa/d2")
+    paint(panel)
+    workplace = Workplace(
+        slicer.mrmlScene, JobRunner()
+    )  # as of a module that finds the nodes in a loaded scene
+    workplace.parameters = SimpleNamespace(annotateCase="dxa/d2", annotateToDo=True)
+    other = AnnotatePanel(workplace)
+    workplace.watchers.append(other.study_changed)
+    other.opened()
+    workplace.open(str(knees))
+    slicer_harness.process_until(lambda: other.desk.case is not None, 60)
+    assert other.desk.case.case.key == "dxa/d2"
+    assert other.desk.case.drawn().labels.array.sum() == 300
+    assert other._ui.todoBox.checked
+    other.cleanup()
+    workplace.cleanup()
+
+
+def test_a_volume_is_shown_in_four_views(made, tmp_path):
+    folder = make_reported_study(tmp_path / "volumes", 3, 32).folder
+    workplace = Workplace(slicer.mrmlScene, JobRunner())
+    panel = AnnotatePanel(workplace)
+    workplace.watchers.append(panel.study_changed)
+    workplace.open(str(folder))
+    settle(panel)
+    panel.opened()
+    open_by(panel, "dxa/d1")
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    assert layout.GetViewArrangement() == layout.SlicerLayoutFourUpView
+    for view in ("Red", "Green", "Yellow"):
+        logic = slicer.app.applicationLogic().GetSliceLogicByLayoutName(view)
+        assert logic.GetSliceCompositeNode().GetBackgroundVolumeID() == panel.desk.case.volume.GetID()
+        assert layouts.picture(slicer, view)[..., 0].max() > 100
+    assert "Fill between slices" in panel.desk.editor.widget.effectNameOrder()
+    panel.cleanup()
+    workplace.cleanup()
+
+
 def test_without_a_segment_editor_the_panel_still_opens(panel, monkeypatch):
     monkeypatch.delattr(slicer, "qMRMLSegmentEditorWidget")
     open_by(panel, "dxa/d1")
@@ -441,6 +480,16 @@ def test_the_next_case_is_suggested_and_opened(panel, worker):
     assert panel.desk.case.case.key == "dxa/d2"
     assert "Most helpful next: d2, which stands for 2 of 3 images" in panel._ui.summaryLabel.text
     assert panel._ui.suggestButton.enabled
+
+
+def test_what_is_drawn_is_saved_before_the_next_case_is_asked_for(panel, worker, knees):
+    open_by(panel, "dxa/d2")
+    paint(panel)
+    panel._ui.suggestButton.click()
+    assert not worker.asked
+    slicer_harness.process_until(lambda: worker.asked, 60)
+    assert Study.open(knees).case("d2").label_use == "training"
+    worker.answer(cases=[suggestion("d2", 0.3)])
 
 
 def test_little_gain_is_said(panel, worker):
