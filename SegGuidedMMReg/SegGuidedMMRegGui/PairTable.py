@@ -1,8 +1,7 @@
-"""The table of many pairs: thousands of rows, filled in pieces so that the window stays alive."""
+"""The table of many pairs: of thousands of rows those are written that can be seen."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,8 +10,9 @@ from slicer.i18n import tr as _
 import qt
 from SegGuidedMMRegGui.Widgets import connect
 
-_BUSY_S = 0.01
-_WIDTHS = (75, 75, 50, 85, 50, 45, 65)
+_SEEN = 80
+"""Rows from the first that is seen on: more than fit a screen."""
+_WIDTHS = (62, 62, 50, 80, 46, 46, 60)
 _NUMBERS = {3: "dice_before", 4: "dice_after", 5: "folded_voxels", 6: "seconds"}
 
 
@@ -55,21 +55,23 @@ class PairTable:
         self._table, self._chosen = table, chosen
         self._rows: list[PairRow] = []
         self._places: dict[str, int] = {}
-        self._unwritten: set[int] = set()
-        self._next = 0
         self._sorted_by: tuple[int, bool] | None = None
         self._timer = qt.QTimer()
-        connect(self._timer, "timeout()", self._write)
+        self._timer.setSingleShot(True)
+        connect(self._timer, "timeout()", self.onSeen)
         connect(table, "cellDoubleClicked(int,int)", self.onChosen)
         self._header = table.horizontalHeader()
         self._header.setStretchLastSection(True)
         for column, width in enumerate(_WIDTHS):
             table.setColumnWidth(column, width)
         connect(self._header, "sectionClicked(int)", self.onSort)
+        self._bar = table.verticalScrollBar()
+        connect(self._bar, "valueChanged(int)", self.onSeen)
 
     def set_pairs(self, rows: Sequence[PairRow]) -> None:
         """Show other pairs."""
         self._rows, self._sorted_by = list(rows), None
+        self._table.clearContents()
         self._table.setRowCount(len(self._rows))
         self._place()
 
@@ -77,14 +79,13 @@ class PairTable:
         """All pairs wait again, until they are told of."""
         for row in self._rows:
             row.found = {}
-        self._write_all()
+        self._timer.start(0)
 
     def tell(self, found: Mapping[str, str]) -> None:
         """Take the line of a pair; those of pairs that are not in the list are left out."""
         place = self._places.get(found.get("pair", "").removeprefix("'"))
         if place is not None and self._rows[place].found != found:
             self._rows[place].found = found
-            self._unwritten.add(place)
             self._timer.start(0)
 
     def counts(self) -> tuple[int, int, int]:
@@ -114,27 +115,15 @@ class PairTable:
         """Write no more."""
         self._timer.stop()
 
+    def onSeen(self) -> None:
+        """Write the rows that can be seen now."""
+        first = max(self._table.rowAt(0), 0)
+        for number in range(first, min(first + _SEEN, len(self._rows))):
+            self._write_row(number)
+
     def _place(self) -> None:
         self._places = {row.name: number for number, row in enumerate(self._rows)}
-        self._write_all()
-
-    def _write_all(self) -> None:
-        self._next = 0
-        self._unwritten.clear()
-        self._timer.start(0)
-
-    def _write(self) -> None:
-        """Write rows for a moment: those of which something was told first."""
-        until = time.monotonic() + _BUSY_S
-        while time.monotonic() < until:
-            if self._unwritten:
-                self._write_row(self._unwritten.pop())
-            elif self._next < len(self._rows):
-                self._write_row(self._next)
-                self._next += 1
-            else:
-                self._timer.stop()
-                return
+        self.onSeen()
 
     def _write_row(self, number: int) -> None:
         for column, text in enumerate(self._rows[number].texts()):
