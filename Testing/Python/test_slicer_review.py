@@ -17,7 +17,10 @@ from slicer_module import FOLDER, Gaps, slicer
 
 import qt
 from SegGuidedMMRegGui import Views
+from SegGuidedMMRegGui.JobRunner import JobRunner
+from SegGuidedMMRegGui.ReviewPanel import ReviewPanel
 from SegGuidedMMRegGui.ReviewViews import FIXED, MOVING, OVERLAY
+from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import read_labels, write_labels
 from SegGuidedMMRegLib.study import Study
 from SegGuidedMMRegLib.transform_files import read_transform
@@ -474,7 +477,8 @@ def test_shortcuts_stand_on_the_buttons(panel):
         assert button.shortcut.toString() in button.text.replace("\n", " ")
 
 
-def test_many_pairs_are_listed_without_keeping_the_window_busy(widget, made, tmp_path):
+def test_many_pairs_are_listed_without_keeping_the_window_busy(made, tmp_path):
+    layouts.start(slicer)
     folder = tmp_path / "many"
     shutil.copytree(made, folder)
     report = (folder / "registrations" / "d3--r3" / "report.json").read_bytes()
@@ -482,9 +486,16 @@ def test_many_pairs_are_listed_without_keeping_the_window_busy(widget, made, tmp
         place = folder / "registrations" / f"m{n:04}--f"
         place.mkdir()
         (place / "report.json").write_bytes(report)
-    widget.panels["study"].open(str(folder))
-    panel = widget.panels["review"]
+    workplace = Workplace(slicer.mrmlScene, JobRunner())
+    panel = ReviewPanel(workplace)
+    workplace.watchers.append(panel.study_changed)
+    workplace.open(str(folder))
     with Gaps() as gaps:
         gaps.spin(lambda: panel._list.count == 1504, 60)
-    assert panel._list.count == 1504
+        panel._ui.filterBox.currentIndex = 1
+        gaps.spin(lambda: not panel._list._timer.active, 60)
+    assert panel._list.count == len(panel._list.pairs) == 1504
+    panel.cleanup()
+    workplace.cleanup()
+    workplace.runner.cleanup()
     assert gaps.longest < 0.1
