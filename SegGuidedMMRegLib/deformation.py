@@ -95,6 +95,23 @@ def gaussian_smooth(image: Tensor, sigma_voxels: float | tuple[float, ...]) -> T
     return image
 
 
+def smooth_and_resize(image: Tensor, sigma_voxels: float, axis: int, voxels: int) -> Tensor:
+    """`image` [N, C, *shape] blurred along a spatial axis as `gaussian_smooth` does, and sampled at `voxels`.
+
+    One matrix does both, so that no more is computed than is kept; the outer voxel centres stay in place.
+    """
+    count = image.shape[axis + 2]
+    if sigma_voxels == 0 and voxels == count:
+        return image
+    if sigma_voxels > 0:
+        matrix = _gaussian_matrix(sigma_voxels, count, image)
+    else:
+        matrix = torch.eye(count, device=image.device, dtype=image.dtype)
+    if voxels != count:
+        matrix = F.interpolate(matrix.T[None], size=voxels, mode="linear", align_corners=True)[0].T
+    return apply_along_axis(image, matrix, axis)
+
+
 def apply_along_axis(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """`matrix` [m, n] times every line of `image` [N, C, *shape] along a spatial axis: n voxels become m.
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from SegGuidedMMRegLib.deformation import gaussian_smooth, resize, sample, soft_dice
+from SegGuidedMMRegLib.deformation import gaussian_smooth, sample, smooth_and_resize, soft_dice
 from SegGuidedMMRegLib.pair_points import MatchedPoints
 
 WORKING_SIZE = {2: 64, 3: 36}
@@ -108,17 +108,21 @@ class StructurePairs:
         points = None if self.points is None else self.points.moved(affine)
         return replace(self, moving=both[:, :-1], moving_inside=both[:, -1:], points=points)
 
-    def shrunk(self, shape: tuple[int, ...], blur: float) -> StructurePairs:
-        """At a coarser `shape`, maps blurred by `blur` of its voxels; the field of view keeps its border."""
+    def shrunk(self, shape: tuple[int, ...]) -> StructurePairs:
+        """At a coarser `shape`."""
         moving, fixed, moving_inside, fixed_inside = (
             shrink(x, shape) for x in (self.moving, self.fixed, self.moving_inside, self.fixed_inside)
         )
         return replace(
+            self, moving=moving, fixed=fixed, moving_inside=moving_inside, fixed_inside=fixed_inside
+        )
+
+    def blurred(self, sigma_voxels: float) -> StructurePairs:
+        """With blurred maps; the field of view keeps its border."""
+        return replace(
             self,
-            moving=_blurred_inside(moving, moving_inside, blur),
-            fixed=_blurred_inside(fixed, fixed_inside, blur),
-            moving_inside=moving_inside,
-            fixed_inside=fixed_inside,
+            moving=_blurred_inside(self.moving, self.moving_inside, sigma_voxels),
+            fixed=_blurred_inside(self.fixed, self.fixed_inside, sigma_voxels),
         )
 
     def merit(self, affine: CentredAffine, spacing_mm: tuple[float, ...]) -> Tensor:
@@ -150,7 +154,8 @@ def fit_affine(pairs: StructurePairs, spacing_mm: tuple[float, ...]) -> CentredA
     spacing = tuple(
         (n - 1) * s / max(m - 1, 1) for n, s, m in zip(shape, spacing_mm, small_shape, strict=True)
     )
-    small, blurred = pairs.shrunk(small_shape, 0), pairs.shrunk(small_shape, 1.5)
+    small = pairs.shrunk(small_shape)
+    blurred = small.blurred(1.5)
     identity = CentredAffine.identity(len(pairs.fixed), len(shape), pairs.fixed.device)
     start = identity
     for candidate in _moment_fits(small, spacing):
@@ -167,15 +172,14 @@ def shrink(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
     """`maps` [N, C, *] at a coarser `shape`, blurred as that grid asks; outer voxel centres stay in place."""
     if tuple(maps.shape[2:]) == shape:
         return maps
-    ratios = [(old - 1) / max(new - 1, 1) for old, new in zip(maps.shape[2:], shape, strict=True)]
-    sigmas = tuple(0.5 * math.sqrt(r * r - 1) if r > 1 else 0.0 for r in ratios)
-    return resize(gaussian_smooth(maps, sigmas), shape)
+    for axis, new in enumerate(shape):
+        ratio = (maps.shape[axis + 2] - 1) / max(new - 1, 1)
+        maps = smooth_and_resize(maps, 0.5 * math.sqrt(ratio**2 - 1) if ratio > 1 else 0.0, axis, new)
+    return maps
 
 
 def _blurred_inside(maps: Tensor, inside: Tensor, sigma: float) -> Tensor:
     """Blurred as if the maps went on outside the field of view as they are at its border."""
-    if sigma == 0:
-        return maps
     return gaussian_smooth(maps * inside, sigma) / gaussian_smooth(inside, sigma).clamp(min=0.05)
 
 

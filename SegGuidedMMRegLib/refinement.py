@@ -317,7 +317,10 @@ def _optimise(
     change = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=config.refinement_rate, betas=(0.9, 0.99))
     coarse_steps = round(_COARSE_SHARE * config.refinement_steps)
-    levels = ((coarse_steps, pair.shrunk(nodes, 1.0)), (config.refinement_steps, pair.shrunk(finer, 0.5)))
+    levels = (
+        (coarse_steps, pair.shrunk(nodes).blurred(1.0)),
+        (config.refinement_steps, pair.shrunk(finer).blurred(0.5)),
+    )
     step = 0
     reporter.started("refinement", config.refinement_steps)
     for last_step, maps in levels:
