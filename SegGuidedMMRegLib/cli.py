@@ -139,7 +139,3 @@ def _nobody_reads() -> int:
     """There is nothing to say, and nobody to say it to; nothing may be flushed at the end either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _NOBODY_READS
-
-
-if __name__ == "__main__":  # torchrun -m SegGuidedMMRegLib.cli train STUDY
-    main()

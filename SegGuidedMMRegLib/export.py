@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from SegGuidedMMRegLib.displacement import grid_between_corners
 from SegGuidedMMRegLib.files import remove_temporaries
+from SegGuidedMMRegLib.new_files import new_files, refuse_existing
 from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report, read_pair_report
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.transform_headers import field_grid
@@ -281,27 +282,18 @@ def write_export(study: Study, plan: Plan, reporter: Reporter, *, overwrite: boo
         FileExistsError: before anything is written, if a file exists and may not be replaced.
         WriteError: if the disk is full or a folder read-only; files that are written stay, older ones too.
     """
-    for file in plan.files:
-        refuse_existing(file.path, overwrite)
-    for folder in {file.path.parent for file in plan.files}:
-        remove_temporaries(folder, _ABANDONED_S, deep=False)
-    done = 0
-    reporter.started("export", len(plan.files))
-    for pair, files in groupby(plan.files, key=lambda file: file.pair):
-        for source, same in groupby(files, key=lambda file: file.source):
-            for _ in _written(study, plan, source, list(same), overwrite):
-                done += 1
-                reporter.progress("export", done, len(plan.files))
-        if pair:
-            reporter.log(str(plan.out / pair))
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if `path` exists and may not be replaced."""
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder, and a file is to be written there. Give another --out.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; give --overwrite to replace it, or another --out.")
+    with new_files(plan.out, [file.path for file in plan.files], overwrite=overwrite) as may_replace:
+        for folder in {file.path.parent for file in plan.files}:
+            remove_temporaries(folder, _ABANDONED_S, deep=False)
+        done = 0
+        reporter.started("export", len(plan.files))
+        for pair, files in groupby(plan.files, key=lambda file: file.pair):
+            for source, same in groupby(files, key=lambda file: file.source):
+                for _ in _written(study, plan, source, list(same), may_replace):
+                    done += 1
+                    reporter.progress("export", done, len(plan.files))
+            if pair:
+                reporter.log(str(plan.out / pair))
 
 
 def _written(

@@ -20,6 +20,7 @@ from SegGuidedMMRegLib.fields import DisplacementField, SpatialTransform, field_
 from SegGuidedMMRegLib.images import Image, normalised_study_image, resample
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inversion import pair_transforms
+from SegGuidedMMRegLib.locks import holders
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, load_registration_network
 from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
 from SegGuidedMMRegLib.out_of_memory import memory_remedy
@@ -406,9 +407,9 @@ def trained_folder(study: Study, stage: str) -> Path:
     """
     folder = study.stage_folder(stage)
     if not (folder / "weights.safetensors").is_file():
-        raise NotTrainedError(
-            f"{study.folder}: the stage {stage!r} is not trained yet; run `segmmreg train {study.folder}`."
-        )
+        at_work = [holder for holder in holders(study.folder) if holder.kind == "train"]
+        todo = f"wait for it: {at_work[0]}" if at_work else f"run `segmmreg train {study.folder}`"
+        raise NotTrainedError(f"{study.folder}: the stage {stage!r} is not trained yet; {todo}.")
     return folder
 
 

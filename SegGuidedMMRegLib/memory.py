@@ -57,7 +57,7 @@ _PER_BYTE = {"cpu": 1.6, "cuda": 1.1, "mps": 1.1}
 """What an allocator takes for a byte that is asked for: the system's keeps much of what was freed between."""
 
 _FLOAT, _INDEX = 4, 8
-_IMAGE_COPIES = 4
+_IMAGE_COPIES = 5
 """32-bit copies of an image that pre-alignment holds while it reads and shrinks it."""
 
 

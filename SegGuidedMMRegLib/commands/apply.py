@@ -51,17 +51,20 @@ class Apply(Command):
 
     def run(self, reporter: Reporter) -> Done:
         from SegGuidedMMRegLib.images import read_image
+        from SegGuidedMMRegLib.new_files import new_files
         from SegGuidedMMRegLib.transform_files import read_transform
 
         outputs = self._outputs()
         grid = None if self.reference is None else read_image(self.reference).grid
         transform = read_transform(self.transform, reference=grid)
-        for path, out in reporter.each("apply", list(zip(self.files, outputs, strict=True))):
-            if _is_points(path):
-                note = _move_points(transform, path, out)
-            else:
-                note = self._move_image(transform, path, out, grid)
-            reporter.log(f"{out}{note}")
+        folder = outputs[0].parent
+        with new_files(folder, outputs, overwrite=self.overwrite):
+            for path, out in reporter.each("apply", list(zip(self.files, outputs, strict=True))):
+                if _is_points(path):
+                    note = _move_points(transform, path, out)
+                else:
+                    note = self._move_image(transform, path, out, grid)
+                reporter.log(f"{out}{note}")
         return Done({"files": outputs})
 
     def _outputs(self) -> list[Path]:
@@ -75,10 +78,6 @@ class Apply(Command):
             raise ValueError(
                 "Two of the files have the same name: move them in two calls, with two --out folders."
             )
-        from SegGuidedMMRegLib.export import refuse_existing
-
-        for out in outputs:
-            refuse_existing(out, self.overwrite)
         return outputs
 
     def _move_image(self, transform: SpatialTransform, path: Path, out: Path, grid: Grid | None) -> str:

@@ -54,6 +54,19 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Coarse:
+    """An image as it is looked at here: a few voxels of it, that take no memory.
+
+    Attributes:
+        picture: in study space by `base`.
+        base: 4x4 from study space to the image, by its header alone.
+    """
+
+    picture: Picture
+    base: FloatArray
+
+
+@dataclass(frozen=True)
 class Alignment:
     """How an image lies in study space.
 
@@ -114,8 +127,26 @@ def align_image(
         affine: False ends with a similarity.
         kind: the features to compare by.
     """
+    return align_coarse(coarse(subject, grid, config), reference, grid, config, affine=affine, kind=kind)
+
+
+def coarse(subject: Subject, grid: Grid, config: PrealignConfig) -> Coarse:
+    """What of an image is needed to align it."""
     base = base_frame(subject.image.grid, subject.mirrored)
-    picture = _picture(subject, base, _spacing(grid, config))
+    return Coarse(_picture(subject, base, _spacing(grid, config)), base)
+
+
+def align_coarse(
+    image: Coarse,
+    reference: Picture | None,
+    grid: Grid,
+    config: PrealignConfig,
+    *,
+    affine: bool = True,
+    kind: FeatureKind = "both",
+) -> Alignment:
+    """`align_image` for an image that is coarse already."""
+    picture = image.picture
     scales = _scales(picture, grid)
     if reference is None or config.method == "none":
         fit = Fit(scaling(scales[0], grid.dimension), "centre", 0.0)
@@ -125,7 +156,7 @@ def align_image(
         limits = _limits(config)
         fits = [register(reference, picture, kind, limits, scale=s, affine=affine) for s in scales]
         fit = max(fits, key=lambda f: (f.level != "centre", f.score))
-    return Alignment(base @ fit.matrix, fit.level, fit.score, fit.reason)
+    return Alignment(image.base @ fit.matrix, fit.level, fit.score, fit.reason)
 
 
 def _limits(config: PrealignConfig) -> Limits:
@@ -162,7 +193,7 @@ def _picture(subject: Subject, base: FloatArray, spacing: float) -> Picture:
 
 # -- references ---------------------------------------------------------------------------------------------
 def make_reference(
-    subjects: Sequence[Subject],
+    images: Sequence[Coarse],
     grid: Grid,
     config: PrealignConfig,
     each: Callable[[Callable, Iterable], list] | None = None,
@@ -172,25 +203,24 @@ def make_reference(
     Its pose and size are the mean of theirs: the mean of the maps is taken out of each of them.
 
     Args:
-        subjects: at least one image.
+        images: at least one; `REFERENCE_IMAGES` are enough.
         grid: the study grid.
         config: what is searched.
         each: `map` to use, for example one over threads; must keep the order.
     """
     each = each or (lambda f, items: list(map(f, items)))
-    chosen = spread(subjects, REFERENCE_IMAGES)
-    starts = [align_image(s, None, grid, config).study_to_case for s in chosen]
-    reference = _average(chosen, starts, grid, config)
-    if config.method != "affine" or len(chosen) == 1:
+    starts = [align_coarse(image, None, grid, config).study_to_case for image in images]
+    reference = _average(images, starts, grid, config)
+    if config.method != "affine" or len(images) == 1:
         return reference
     for affine in (False, True):
 
-        def align(s: Subject, affine: bool = affine, to: Picture = reference) -> FloatArray:
-            return align_image(s, to, grid, config, affine=affine).study_to_case
+        def align(image: Coarse, affine: bool = affine, to: Picture = reference) -> FloatArray:
+            return align_coarse(image, to, grid, config, affine=affine).study_to_case
 
-        maps = each(align, chosen)
+        maps = each(align, images)
         drift = np.mean([np.linalg.inv(a) @ m for a, m in zip(starts, maps, strict=True)], axis=0)
-        reference = _average(chosen, [m @ np.linalg.inv(drift) for m in maps], grid, config)
+        reference = _average(images, [m @ np.linalg.inv(drift) for m in maps], grid, config)
     return reference
 
 
@@ -213,17 +243,14 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def _average(
-    subjects: Sequence[Subject], maps: Sequence[FloatArray], grid: Grid, config: PrealignConfig
+    images: Sequence[Coarse], maps: Sequence[FloatArray], grid: Grid, config: PrealignConfig
 ) -> Picture:
     """Mean of the images seen in study space; valid where half of them reach."""
     onto = grid.with_spacing(_spacing(grid, config))
     total, weight = np.zeros(onto.shape, np.float32), np.zeros(onto.shape, np.float32)
-    for subject, matrix in zip(subjects, maps, strict=True):
-        base = base_frame(subject.image.grid, subject.mirrored)
-        seen = resample_picture(
-            _picture(subject, base, _spacing(grid, config)), np.linalg.inv(base) @ matrix, onto
-        )
+    for image, matrix in zip(images, maps, strict=True):
+        seen = resample_picture(image.picture, np.linalg.inv(image.base) @ matrix, onto)
         total += seen.array * seen.valid
         weight += seen.valid
-    valid = weight >= max(0.5 * len(subjects), 1)
+    valid = weight >= max(0.5 * len(images), 1)
     return Picture(np.where(valid, total / np.maximum(weight, 1), 0).astype(np.float32), valid, onto)

@@ -24,16 +24,18 @@ from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.images import Image, read_image, write_image
 from SegGuidedMMRegLib.pace import Pace
-from SegGuidedMMRegLib.space import FloatArray
+from SegGuidedMMRegLib.space import FloatArray, Grid
 from SegGuidedMMRegLib.study import Case, Role, Study
 from SegGuidedMMRegLib.study_file import resolve_inside
 from SegGuidedMMRegLib.training.affine_features import Picture, resample_picture
 from SegGuidedMMRegLib.training.alignment import (
     REFERENCE_IMAGES,
     Alignment,
+    Coarse,
     Subject,
     align_image,
     bring_across,
+    coarse,
     make_reference,
     spread,
 )
@@ -144,12 +146,13 @@ def _references(
         fresh = False  # a target reference hangs on that of the source
         chosen = spread(cases, REFERENCE_IMAGES)
         reporter.log(f"{modality}: making a reference from {len(chosen)} images.")
-        picture = make_reference(
-            [_subject(study, c) for c in chosen],
-            study.require_grid(),
-            config,
-            lambda f, items: list(pool.map(f, items)),
-        )
+        grid = study.require_grid()
+
+        def read(case: Case, grid: Grid = grid) -> Coarse:
+            return coarse(_subject(study, case), grid, config)
+
+        images = list(pool.map(read, chosen))
+        picture = make_reference(images, grid, config, lambda f, items: list(pool.map(f, items)))
         if modality == study.target and study.source in found:
             across = bring_across(found[study.source], picture, config)
             reporter.log(

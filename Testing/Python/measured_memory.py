@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import SimpleITK as sitk
 import torch
 
+from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.config import Config, config_from_dict
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.importing import new_study
+from SegGuidedMMRegLib.importing.sources import Candidate
 from SegGuidedMMRegLib.memory import StudySize, memory_need
 from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network, describe_network
 from SegGuidedMMRegLib.networks.weights import save_weights
 from SegGuidedMMRegLib.space import Grid
+from SegGuidedMMRegLib.study import Study
+from SegGuidedMMRegLib.training import prealign
 from SegGuidedMMRegLib.training.adaptation import adapt
 from SegGuidedMMRegLib.training.augmentation import augment
 from SegGuidedMMRegLib.training.data import StudyTensors
@@ -27,6 +35,8 @@ from SegGuidedMMRegLib.training.registration import train_registration
 from SegGuidedMMRegLib.training.segmentation import train_source
 
 SHAPES = {2: (256, 256), 3: (64, 72, 80)}
+IMPORTED = {2: (3000, 2400), 3: (256, 224, 200)}
+"""Size of the images that are pre-aligned."""
 IMAGES, LABELLED = 6, 2
 
 
@@ -67,6 +77,31 @@ def study(dimension: int) -> StudyTensors:
     )
 
 
+def prealigned(dimension: int, folder: Path) -> Study:
+    """A study of images as large as those of a clinic."""
+    size = IMPORTED[dimension]
+    candidates = []
+    for modality in "st":
+        for n in range(IMAGES):
+            path = folder / f"{modality}{n}.nrrd"
+            blob = sitk.GaussianSource(
+                sitk.sitkUInt16, size, [s / 5 for s in size], [s / 2 + n for s in size]
+            )
+            sitk.WriteImage(blob, str(path))
+            candidates.append(Candidate(image=path, modality=modality, name=path.stem))
+    study, _ = new_study(
+        folder / "study",
+        candidates,
+        name="large",
+        source="s",
+        target="t",
+        structures=[Structure(1, "a", (9, 9, 9))],
+        grid_size=SHAPES[dimension][::-1],
+        config=config_from_dict({}),
+    )
+    return study
+
+
 def run(stage: str, tensors: StudyTensors, config: Config, folder: Path) -> None:
     """The stage as the pipeline calls it."""
     for name in ("segmentation", "adaptation"):
@@ -95,6 +130,16 @@ def peak() -> int:
 
 def main(stage: str, dimension: str, at_once: str = "all") -> None:
     """Measure one stage."""
+    if stage == "prealign":
+        with TemporaryDirectory() as folder:
+            # Made in a process of its own, whose peak does not count.
+            command = [sys.executable, __file__, "study", dimension, folder]
+            subprocess.run(command, check=True)
+            measure_prealign(Study.open(Path(folder) / "study"))
+        return
+    if stage == "study":
+        prealigned(int(dimension), Path(at_once))
+        return
     config = settings(int(dimension), at_once)
     if stage != "augmentation":
         config = config.model_copy(
@@ -106,6 +151,16 @@ def main(stage: str, dimension: str, at_once: str = "all") -> None:
     before = peak()
     with TemporaryDirectory() as folder:
         run(stage, study(int(dimension)), config, Path(folder))
+    print(json.dumps({"measured": round((peak() - before) / 1e6), "estimated": round(said / 1e6)}))
+
+
+def measure_prealign(made: Study) -> None:
+    """The same of pre-alignment, which is not of the study grid but of the images as they came."""
+    config, size = made.config, StudySize.of(made)
+    nothing = memory_need("prealign", config, replace(size, largest_image=0), "cpu").bytes
+    said = memory_need("prealign", config, size, "cpu").bytes - nothing
+    before = peak()
+    prealign.run(made, config.prealign, Reporter())
     print(json.dumps({"measured": round((peak() - before) / 1e6), "estimated": round(said / 1e6)}))
 
 

@@ -142,7 +142,7 @@ def run(study: Study, *options: str) -> subprocess.Popen:
     name = study.folder.parent.name
     with (study.folder.parents[1] / f"{name}.jsonl").open("w") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "SegGuidedMMRegLib.cli", "train", str(study.folder), "--events", *options],
+            [sys.executable, "-m", "SegGuidedMMRegLib", "train", str(study.folder), "--events", *options],
             stdout=out,
             start_new_session=True,
         )

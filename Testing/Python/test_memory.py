@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from trained_study import Listener, make_study, tiny_config
 from SegGuidedMMRegLib import environment, memory, processes
 from SegGuidedMMRegLib.config import Config, config_from_dict
 from SegGuidedMMRegLib.environment import free_memory
+from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.images import Image
 from SegGuidedMMRegLib.memory import StudySize, memory_need, memory_needs, peak_bytes
 from SegGuidedMMRegLib.pipeline import STAGES, train
+from SegGuidedMMRegLib.study import Study
+from SegGuidedMMRegLib.training import prealign
 
 SIZE = StudySize((160, 128), 3, source=8, labelled=3, target=8, validation=2, largest_image=512**2)
 
@@ -34,6 +40,28 @@ def test_the_estimate_is_within_a_factor_of_two_of_what_a_process_takes(dimensio
     )
     found = json.loads(ended.stdout.splitlines()[-1])
     assert 0.5 < found["estimated"] / found["measured"] < 2, found
+
+
+def test_prealignment_holds_an_image_a_core_and_the_rest_coarse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many images a reference is made from."""
+    study, held, most = make_study(tmp_path, config=tiny_config(hurried=True)), set(), 0
+    read = Study.read_image
+
+    def counted(self: Study, case: Any) -> Image:
+        nonlocal most
+        image = read(self, case)
+        weakref.finalize(image.array, held.discard, case.key)
+        held.add(case.key)
+        most = max(most, len(held))
+        return image
+
+    monkeypatch.setattr(Study, "read_image", counted)
+    config = study.config.prealign.model_copy(update={"method": "affine"})
+    prealign.run(study, config, Reporter())
+    assert 1 <= most <= (os.cpu_count() or 1) + 1
+    assert len(study.cases) > most
 
 
 def test_what_is_held_at_a_time_is_counted_and_what_is_freed_is_not() -> None:

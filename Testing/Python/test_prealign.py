@@ -22,6 +22,7 @@ from SegGuidedMMRegLib.training.alignment import (
     align_image,
     base_frame,
     bring_across,
+    coarse,
     make_reference,
 )
 
@@ -81,7 +82,7 @@ def worst_error_mm(found: np.ndarray, true: np.ndarray, grid: Grid) -> float:
 
 
 def reference_of(image: Image, config: PrealignConfig = CONFIG) -> Picture:
-    return make_reference([Subject(image, "any")], image.grid, config)
+    return make_reference([coarse(Subject(image, "any"), image.grid, config)], image.grid, config)
 
 
 # -- known maps ---------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_a_reference_lies_in_the_middle_of_its_images():
         for a, s, t in ((9, 1.05, 0.04), (-9, 0.95, -0.04), (0, 1, 0))
     ]
     subjects = [Subject(acquired(image, m, PLANE), "any") for m in maps]
-    reference = make_reference(subjects, PLANE, CONFIG)
+    reference = make_reference([coarse(s, PLANE, CONFIG) for s in subjects], PLANE, CONFIG)
     found = [align_image(s, reference, PLANE, CONFIG).study_to_case for s in subjects]
     relative = np.linalg.inv(found[1]) @ found[0]
     assert worst_error_mm(relative, np.linalg.inv(maps[1]) @ maps[0], PLANE) < 3.0

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from trained_study import SOURCE, TARGET, Finished, copy_of, landmarks, mean_dice, moved_by, values
 from worker_client import Worker
 
+from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.study import Case, Study
 from SegGuidedMMRegLib.worker.inbox import LOOK_SECONDS
 
@@ -211,6 +212,31 @@ def test_a_changed_study_is_loaded_again(worker, study) -> None:
     finally:
         (study.folder / "study.yaml").write_bytes(kept)
     assert len(worker.ask(id="as before", do="suggest", count=99)["cases"]) == before
+
+
+def test_two_workers_on_one_study_give_the_same(worker, study, tmp_path) -> None:
+    sides = {"moving": {"case": case_of(study, SOURCE).key}, "fixed": {"case": case_of(study, TARGET).key}}
+    with Worker(study.folder) as other:
+        for one in (worker, other):
+            one.send(id="both", do="register", **sides, out=tmp_path / str(one.process.pid))
+        assert [one.answer("both").get("status") for one in (worker, other)] == ["ok", "ok"]
+        mine, theirs = (tmp_path / str(one.process.pid) for one in (worker, other))
+    for name in ("forward.h5", "inverse.h5", "warped_image.nrrd", "warped_labels.seg.nrrd"):
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_while_a_stage_is_trained_anew_it_says_who_trains(worker, study, tmp_path) -> None:
+    request = {"do": "segment", "images": [{"case": case_of(study, TARGET).key}], "out": tmp_path}
+    weights = study.stage_folder("adaptation") / "weights.safetensors"
+    with working_on(study.folder, "train"):
+        assert worker.ask(id="others train", **request)["event"] == "result"
+        weights.rename(tmp_path / "away")
+        refused = worker.ask(id="being trained", **request)
+        (tmp_path / "away").rename(weights)
+    assert refused["code"] == "not_trained"
+    assert "wait for it: `" in refused["message"]
+    assert f"process {os.getpid()} on" in refused["message"]
+    assert worker.ask(id="trained", **request)["event"] == "result"
 
 
 def test_a_hundred_requests_take_no_more_memory_than_ten(worker, study, finished, tmp_path) -> None:
