@@ -233,9 +233,17 @@ def test_a_wrong_wish_is_refused_by_the_plan_already(export, arguments, says) ->
     assert says in f"{failed['message']} {failed['remedy']}"
 
 
-def test_a_full_disk_keeps_what_is_whole(export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_what_is_whole_and_the_same_again_goes_on(
+    export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 90_000}))
     failed, code = export(GOOD, "--formats", ".nrrd", ".h5")
     assert (code, failed["code"]) == (4, "disk_full")
     assert "forward.h5" in failed["message"]
-    assert set(tree(tmp_path / "out")) == {f"{GOOD}/forward.nrrd"}
+    written = {name for name in tree(tmp_path / "out") if not name.startswith(".unfinished-")}
+    assert written == {f"{GOOD}/forward.nrrd"}
+    monkeypatch.undo()
+    _, code = export(GOOD, "--formats", ".nrrd", ".h5")
+    assert code == 0
+    assert f"{GOOD}/forward.h5" in tree(tmp_path / "out")
+    assert not [name for name in tree(tmp_path / "out") if name.startswith(".")]

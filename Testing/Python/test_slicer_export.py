@@ -198,6 +198,8 @@ def test_an_export_can_be_cancelled_and_leaves_whole_files(panel, tmp_path):
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert 0 < len(left) < 24
     for path in left:
+        if path.name.startswith(".unfinished-"):  # the note that lets the same export go on
+            continue
         assert not path.name.startswith(".")
         assert sitk.ReadTransform(str(path)) if path.suffix == ".h5" else sitk.ReadImage(str(path))
     assert ui.exportButton.text == "Export"
