@@ -32,9 +32,9 @@ class Jacobian(Command):
     """Replace the image if it exists."""
 
     def run(self, reporter: Reporter) -> Done:
-        from SegGuidedMMRegLib.export import refuse_existing
         from SegGuidedMMRegLib.folds import corner_jacobians_minimum
         from SegGuidedMMRegLib.images import Image, write_image
+        from SegGuidedMMRegLib.new_files import refuse_existing
         from SegGuidedMMRegLib.transform_files import read_transform
 
         refuse_existing(self.out, self.overwrite)
