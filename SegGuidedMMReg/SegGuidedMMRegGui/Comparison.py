@@ -46,8 +46,8 @@ class Comparison:
         self.opacity, self.flickers_per_s, self.square_mm, self.radius_mm = 0.5, 2.0, 20.0, 20.0
         self._flicker = _timer(self._turn)
         self._drawing = _timer(self._draw)
-        self._drawing.singleShot = True
-        self._drawing.interval = _PAUSE_MS
+        self._drawing.setSingleShot(True)
+        self._drawing.setInterval(_PAUSE_MS)
 
     def show(self, fixed: Any, moving: Any) -> None:
         """Compare these volume nodes; `moving` may be None."""

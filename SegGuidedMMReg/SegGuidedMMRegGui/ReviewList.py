@@ -54,7 +54,7 @@ class ReviewList:
         self.filter = "all"
         self.record: ReviewRecord | None = None
         self._timer = qt.QTimer()
-        self._timer.interval = 0
+        self._timer.setInterval(0)
         connect(self._timer, "timeout()", self._take_some)
         connect(table, "currentCellChanged(int,int,int,int)", self._on_cell)
 

@@ -130,26 +130,24 @@ class ReviewPanel(Panel):
         name = pair_folder(folder).name
         try:
             nodes = {side: bridge.volume_of(case) for side, (case, _image) in images.items()}
-            made = {number for numbers in self._ours.values() for number in numbers}
-            ours = []
+            made = {key for keys in self._ours.values() for key in keys}
+            ours = [
+                case.key for side, (case, _image) in images.items() if nodes[side] is None or case.key in made
+            ]
             for side, (case, image) in images.items():
-                is_new = nodes[side] is None
-                if is_new:
-                    nodes[side] = bridge.show_case(case, image)
-                if is_new or nodes[side].GetID() in made:
-                    ours.append(nodes[side].GetID())
+                nodes[side] = nodes[side] if nodes[side] is not None else bridge.show_case(case, image)
             if not images:
                 nodes = self._volumes_of_now(name)
             shown = bridge.show_pair(pair, subject=name, moving=nodes.get("moving"), fixed=nodes.get("fixed"))
         except (BridgeError, ValueError) as error:
             self._failed(str(error))
             return
-        former = {pair: numbers for pair, numbers in self._ours.items() if pair != name}
+        former = {pair: keys for pair, keys in self._ours.items() if pair != name}
         self._ours = {name: ours}
         self._list.refresh(pair_folder(folder))
         self.workplace.show_pair(shown)
-        for pair_name, numbers in former.items():
-            self._forget(pair_name, [n for n in numbers if n not in ours])
+        for pair_name, keys in former.items():
+            self._forget(pair_name, [key for key in keys if key not in ours])
 
     def _volumes_of_now(self, name: str) -> dict[str, Any]:
         """Of a pair from outside the study: the volumes of the scene that its nodes remember."""
@@ -158,17 +156,20 @@ class ReviewPanel(Panel):
             return {side: node.GetNodeReference(role) for side, role in roles.items()}
         return {}
 
-    def _forget(self, pair: str, images: list[str]) -> None:
+    def _forget(self, pair: str, cases: list[str]) -> None:
         """Remove the nodes that were made to show an earlier pair; what somebody drew stays."""
         bridge, scene = self.workplace.bridge, self.workplace.scene
-        kept = bridge.nodes(pair)
-        if not any(tag_of(node).kind in KINDS for node in kept):
-            remove_nodes(scene, kept)
-            remove_nodes(scene, [node for node in map(scene.GetNodeByID, images) if node is not None])
+        of_pair = bridge.nodes(pair)
+        if not any(tag_of(node).kind in KINDS for node in of_pair):
+            remove_nodes(scene, of_pair)
+            for key in cases:
+                remove_nodes(scene, bridge.nodes(key, "image"))
 
     def pair_changed(self) -> None:
         """Another pair is looked at."""
         pair, ui = self.workplace.pair, self._ui
+        if pair is None or not self._is_there(pair.forward):  # of another study, or a scene that was closed
+            self._ours = {}
         report = {} if pair is None else _report_of(pair.folder)
         self._list.mark(self._name())
         ui.pairLabel.text = self._title()

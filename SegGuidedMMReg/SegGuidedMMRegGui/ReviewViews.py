@@ -74,6 +74,7 @@ class ReviewViews:
     def __init__(self, scene: Any) -> None:
         self._scene = scene
         self._layout = Layout(scene, LAYOUT, (FIXED, MOVING, OVERLAY))
+        self._layout.register()
         self.comparison = Comparison(scene, OVERLAY.name)
         self.shown = Shown()
         self.orientation = ""
@@ -83,7 +84,7 @@ class ReviewViews:
         self._change: Any = None
         self._change_opacity = 0.6
         self._fitting = qt.QTimer()
-        self._fitting.singleShot = True
+        self._fitting.setSingleShot(True)
         connect(self._fitting, "timeout()", self.fit)
 
     @property

@@ -56,6 +56,14 @@ class Layout:
         node = self._layout_node()
         return node is not None and node.GetViewArrangement() == self._number
 
+    def register(self) -> None:
+        """Let Slicer know it, so that a scene that was saved while it was shown can be loaded."""
+        node = self._layout_node()
+        if node is not None:
+            if not node.IsLayoutDescription(self._number):
+                node.AddLayoutDescription(self._number, self._description())
+            node.SetLayoutDescription(self._number, self._description())
+
     def show(self) -> None:
         """Show it, and remember what was shown.
 
@@ -65,10 +73,7 @@ class Layout:
         node = self._layout_node()
         if node is None:
             raise BridgeError("This Slicer has no layout: it runs without a main window.")
-        description = self._description()
-        if not node.IsLayoutDescription(self._number):
-            node.AddLayoutDescription(self._number, description)
-        node.SetLayoutDescription(self._number, description)
+        self.register()
         if not self.is_shown:
             self._former = node.GetViewArrangement()
             node.SetViewArrangement(self._number)

@@ -180,6 +180,20 @@ def test_nodes_of_the_pair_before_go_and_those_of_the_user_stay(panel):
     assert scene.GetNumberOfNodes() == once > before
 
 
+def test_nodes_of_another_scene_are_never_removed(widget, panel):
+    folder, scene = panel.workplace.folder, panel.workplace.scene
+    choose(panel, "d3--r3")
+    scene.Clear(0)
+    widget.enter()
+    open_review(widget, Path(folder))
+    bridge = panel.workplace.bridge
+    cases = {case.name: case for case in bridge.study.cases}
+    mine = [bridge.show_case(cases["d3"]), scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "mine")]
+    choose(panel, "d4--r4")
+    choose(panel, "d4--r3")
+    assert all(scene.IsNodePresent(node) for node in mine)
+
+
 def test_a_damaged_pair_says_what_is_wrong_and_the_next_one_is_shown(panel):
     broken = Path(panel.workplace.folder) / "registrations" / "d3--r3" / "forward.h5"
     broken.write_bytes(b"no transform")
