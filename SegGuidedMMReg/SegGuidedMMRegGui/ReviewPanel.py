@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,11 @@ class ReviewPanel(Panel):
             result_changed=self._result_changed,
         )
         self._is_open = False
+        self._bridge = workplace.bridge
         self._reading: Background | None = None
+        self._steps: Iterator[None] = iter(())
+        self._stepping = qt.QTimer()
+        connect(self._stepping, "timeout()", self._step_on)
         self._ours: dict[str, list[str]] = {}
         for name in FILTERS:
             ui.filterBox.addItem(words(name))
@@ -71,6 +76,9 @@ class ReviewPanel(Panel):
 
     # -- the module -------------------------------------------------------------------------------------
     def study_changed(self) -> None:
+        if self.workplace.bridge is not self._bridge:
+            self._stop_reading()
+            self._bridge = self.workplace.bridge
         study = self.workplace.study
         self._list.open(None if study is None else Path(self.workplace.folder) / "registrations")
         self._say_counts()
@@ -113,41 +121,51 @@ class ReviewPanel(Panel):
         )
 
     def _stop_reading(self) -> None:
+        self._stepping.stop()
+        self._steps = iter(())
         if self._reading is not None:
             self._reading.forget()
             self._reading = None
 
     def _failed(self, message: str) -> None:
-        self._reading = None
+        self._stop_reading()
         self._message(message)
         self._list.mark(self._name())
 
     def _show(self, folder: Path, found: _Read) -> None:
-        self._reading = None
-        bridge, (pair, images) = self.workplace.bridge, found
-        if bridge is None:
-            return
-        name = pair_folder(folder).name
+        """Show what was read, a part at a time, so that the window stays free with large volumes."""
+        self._steps = self._parts(folder, *found)
+        self._stepping.start(0)
+
+    def _step_on(self) -> None:
         try:
-            nodes = {side: bridge.volume_of(case) for side, (case, _image) in images.items()}
-            made = {key for keys in self._ours.values() for key in keys}
-            ours = [
-                case.key for side, (case, _image) in images.items() if nodes[side] is None or case.key in made
-            ]
-            for side, (case, image) in images.items():
-                nodes[side] = nodes[side] if nodes[side] is not None else bridge.show_case(case, image)
-            if not images:
-                nodes = self._volumes_of_now(name)
-            shown = bridge.show_pair(pair, subject=name, moving=nodes.get("moving"), fixed=nodes.get("fixed"))
+            next(self._steps)
+        except StopIteration:
+            self._stop_reading()
         except (BridgeError, ValueError) as error:
             self._failed(str(error))
-            return
-        former = {pair: keys for pair, keys in self._ours.items() if pair != name}
+
+    def _parts(self, folder: Path, pair: PairResult, images: dict[str, tuple[Case, Image]]) -> Iterator[None]:
+        bridge, name = self.workplace.bridge, pair_folder(folder).name
+        nodes = {side: bridge.volume_of(case) for side, (case, _image) in images.items()}
+        made = {key for keys in self._ours.values() for key in keys}
+        ours = [case.key for side, (case, _) in images.items() if nodes[side] is None or case.key in made]
+        former = {other: keys for other, keys in self._ours.items() if other != name}
+        self._ours[name] = ours
+        for side, (case, image) in images.items():
+            if nodes[side] is None:
+                nodes[side] = bridge.show_case(case, image)
+                yield
+        if not images:
+            nodes = self._volumes_of_now(name)
+        shown = bridge.show_pair(pair, subject=name, moving=nodes.get("moving"), fixed=nodes.get("fixed"))
+        yield
         self._ours = {name: ours}
         self._list.refresh(pair_folder(folder))
         self.workplace.show_pair(shown)
-        for pair_name, keys in former.items():
-            self._forget(pair_name, [key for key in keys if key not in ours])
+        yield
+        for other, keys in former.items():
+            self._forget(other, [key for key in keys if key not in ours])
 
     def _volumes_of_now(self, name: str) -> dict[str, Any]:
         """Of a pair from outside the study: the volumes of the scene that its nodes remember."""
