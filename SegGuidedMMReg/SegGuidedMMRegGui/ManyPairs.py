@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.PairImages import PairImages
 from SegGuidedMMRegGui.PairTable import PairRow, PairTable
 from SegGuidedMMRegGui.PairWords import needs_for_registering
+from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.SideChoice import case_title
+from SegGuidedMMRegGui.Steps import Steps, in_turns
 from SegGuidedMMRegGui.Widgets import connect
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import read_labels
@@ -269,15 +272,31 @@ class ManyPairs:
             labels = {name: read_labels(path) for name, path in predicted.items() if path.is_file()}
             return read_pair(bridge.study.folder / "registrations" / row.name), labels
 
-        def done(found: tuple[PairResult, dict[str, Image]]) -> None:
-            self._reading = None
+        def showing(found: tuple[PairResult, dict[str, Image]]) -> Steps[PairNodes]:
             pair, labels = found
             moving, fixed = images.show()
-            nodes = bridge.show_pair(pair, subject=row.name, fixed=fixed, moving=moving)
-            shown = {n: bridge.show_prediction(labels[n], n, case=sides[n]) for n in labels}
-            self._workplace.show_pair(
-                replace(nodes, moving_labels=shown.get("moving"), fixed_labels=shown.get("fixed"))
-            )
+            yield
+            nodes = yield from bridge.showing_pair(pair, subject=row.name, fixed=fixed, moving=moving)
+            shown = {}
+            for name in labels:
+                shown[name] = bridge.show_prediction(labels[name], name, case=sides[name])
+                yield
+            return replace(nodes, moving_labels=shown.get("moving"), fixed_labels=shown.get("fixed"))
+
+        def go_on(step: Callable[[], None]) -> None:
+            if self._reading is not reading:
+                return
+            if bridge is not self._workplace.bridge:
+                self._reading = None
+                return
+            try:
+                step()
+            except (ValueError, OSError) as error:
+                failed(str(error))
+
+        def done(nodes: PairNodes) -> None:
+            self._reading = None
+            self._workplace.show_pair(nodes)
             self._show()
 
         def failed(message: str) -> None:
@@ -286,7 +305,9 @@ class ManyPairs:
             self._show()
 
         self._message = ""
-        self._reading = Background(read, done, failed)
+        reading = self._reading = Background(
+            read, lambda found: in_turns(showing(found), go_on, done), failed
+        )
         self._show()
 
     # -- what is shown ----------------------------------------------------------------------------------

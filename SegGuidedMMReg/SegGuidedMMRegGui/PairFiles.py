@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from SegGuidedMMRegGui.NodeTags import BridgeError
+from SegGuidedMMRegLib.displacement import DisplacementField
 from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.images import LabelMap, read_labels
 from SegGuidedMMRegLib.transform_files import SpatialTransform, read_transform
@@ -22,6 +26,7 @@ class PairResult:
         report: `report.json` (docs/formats.md).
         forward, inverse: None where the registration failed before there was one.
         labels: the moving labels on the fixed grid, structure values; None where there are none.
+        vectors_ras_mm: by `forward` and `inverse`, the vectors [voxels, 3] as Slicer takes them.
     """
 
     folder: Path
@@ -29,6 +34,7 @@ class PairResult:
     forward: SpatialTransform | None
     inverse: SpatialTransform | None
     labels: LabelMap | None
+    vectors_ras_mm: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -60,8 +66,17 @@ def read_pair(folder: Path | str) -> PairResult:
     forward, inverse = (
         _transform(folder / f"{name}.h5", report["status"]) for name in ("forward", "inverse")
     )
-    labels = folder / "warped_labels.seg.nrrd"
-    return PairResult(folder, report, forward, inverse, read_labels(labels) if labels.is_file() else None)
+    path = folder / "warped_labels.seg.nrrd"
+    labels = read_labels(path) if path.is_file() else None
+    transforms = {"forward": forward, "inverse": inverse}
+    vectors = {name: vectors_ras_mm(t.field) for name, t in transforms.items() if t is not None}
+    return PairResult(folder, report, forward, inverse, labels, vectors)
+
+
+def vectors_ras_mm(field: DisplacementField) -> NDArray[np.float32]:
+    """The vectors of a field, [voxels, 3], RAS mm."""
+    values = field.displacement_lps_mm.reshape(-1, 3)
+    return (values * np.array([-1, -1, 1], values.dtype)).astype(np.float32)
 
 
 def _transform(path: Path, status: str) -> SpatialTransform | None:

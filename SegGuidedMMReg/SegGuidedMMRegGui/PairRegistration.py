@@ -19,6 +19,7 @@ from SegGuidedMMRegGui.JobEvents import JobEnd, JobListener
 from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
+from SegGuidedMMRegGui.Steps import Steps, at_once
 from SegGuidedMMRegGui.VolumeNodes import WorldImage
 from SegGuidedMMRegLib.events import ErrorCode
 from SegGuidedMMRegLib.images import read_image, write_image, write_labels
@@ -229,12 +230,12 @@ class PairRegistration:
         Raises:
             BridgeError: if there is no result.
         """
-        return self.show(request, read_pair(request.folder))
+        return at_once(self.showing(request, read_pair(request.folder)))
 
-    def show(
+    def showing(
         self, request: Request, pair: PairResult, predictions: Mapping[str, Image] | None = None
-    ) -> PairNodes:
-        """`load` of a result that is read already.
+    ) -> Steps[PairNodes]:
+        """`load` of a result that is read already, in short steps.
 
         Args:
             request: what was asked for.
@@ -245,13 +246,14 @@ class PairRegistration:
         world = None
         if scene.IsNodePresent(moving) and VolumeNodes.state_of(moving) != request.moving_state:
             world = WorldImage(read_image(request.moving_file), resampled=True)
-        nodes = self._bridge.show_pair(
+        nodes = yield from self._bridge.showing_pair(
             pair, subject=request.subject, fixed=request.fixed, moving=moving, world=world
         )
         found = {name: request.segmentations.get(name) for name in request.images}
         for name, labels in (predictions or {}).items():
             case = request.images[name].get("case")
             found[name] = self._bridge.show_prediction(labels, name, case=case, subject=request.subject)
+            yield
         shutil.rmtree(request.inputs, ignore_errors=True)
         return replace(nodes, moving_labels=found["moving"], fixed_labels=found["fixed"])
 

@@ -21,6 +21,7 @@ from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.ReviewList import FILTERS, ReviewList, words
 from SegGuidedMMRegGui.ReviewRecord import Decision, Entry, result_of, user_name
 from SegGuidedMMRegGui.ReviewTable import rows, sentences
+from SegGuidedMMRegGui.Steps import Steps
 from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Case
@@ -145,7 +146,7 @@ class ReviewPanel(Panel):
         except (BridgeError, ValueError) as error:
             self._failed(str(error))
 
-    def _parts(self, folder: Path, pair: PairResult, images: dict[str, tuple[Case, Image]]) -> Iterator[None]:
+    def _parts(self, folder: Path, pair: PairResult, images: dict[str, tuple[Case, Image]]) -> Steps[None]:
         bridge, name = self.workplace.bridge, pair_folder(folder).name
         nodes = {side: bridge.volume_of(case) for side, (case, _image) in images.items()}
         made = {key for keys in self._ours.values() for key in keys}
@@ -158,8 +159,9 @@ class ReviewPanel(Panel):
                 yield
         if not images:
             nodes = self._volumes_of_now(name)
-        shown = bridge.show_pair(pair, subject=name, moving=nodes.get("moving"), fixed=nodes.get("fixed"))
-        yield
+        shown = yield from bridge.showing_pair(
+            pair, subject=name, moving=nodes.get("moving"), fixed=nodes.get("fixed")
+        )
         self._ours = {name: ours}
         self._list.refresh(pair_folder(folder))
         self.workplace.show_pair(shown)

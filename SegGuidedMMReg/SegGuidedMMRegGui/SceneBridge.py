@@ -22,6 +22,7 @@ from SegGuidedMMRegGui import NodeTags, PointNodes, SegmentationNodes, Transform
 from SegGuidedMMRegGui.NodeTags import PREFIX, BridgeError, Tag
 from SegGuidedMMRegGui.PairFiles import PairResult
 from SegGuidedMMRegGui.SegmentationNodes import SegmentsRead
+from SegGuidedMMRegGui.Steps import Steps, at_once
 from SegGuidedMMRegGui.VolumeNodes import WorldImage
 from SegGuidedMMRegLib.cases import Case
 from SegGuidedMMRegLib.images import LabelMap, read_labels, write_image, write_labels
@@ -273,38 +274,57 @@ class SceneBridge:
             fixed, moving: volume nodes of the scene. With `moving` the warped image is shown.
             world: what was registered, where `moving` has changed since.
         """
+        return at_once(self.showing_pair(pair, subject=subject, fixed=fixed, moving=moving, world=world))
+
+    def showing_pair(
+        self,
+        pair: PairResult,
+        *,
+        subject: str | None = None,
+        fixed: Any = None,
+        moving: Any = None,
+        world: WorldImage | None = None,
+    ) -> Steps[PairNodes]:
+        """`show_pair` in short steps, between which the window lives."""
         subject = pair.folder.name if subject is None else subject
         title = subject.replace("--", " to ")
-        moving, fixed = (node if _is_in(self.scene, node) else None for node in (moving, fixed))
-        forward, inverse = (
-            None
-            if transform is None
-            else TransformNodes.show_transform(
-                self.scene, transform, self._pair_tag(kind, subject), f"{title} {kind}", fixed=a, moving=b
-            )
-            for kind, transform, a, b in (
-                ("forward", pair.forward, fixed, moving),
-                ("inverse", pair.inverse, moving, fixed),
-            )
-        )
-        shown = contours = None
-        if forward is not None and moving is not None:
+        found: dict[str, Any] = dict.fromkeys(("forward", "inverse", "shown", "contours"))
+        for kind, transform, ends in (
+            ("forward", pair.forward, (fixed, moving)),
+            ("inverse", pair.inverse, (moving, fixed)),
+        ):
+            if transform is not None:
+                found[kind] = self._show_transform(pair, kind, subject, ends)
+                yield
+        if found["forward"] is not None and _is_in(self.scene, moving):
             world = VolumeNodes.read_volume(moving) if world is None else world
             tag = self._pair_tag("shown", subject)
-            shown = TransformNodes.show_through(
-                self.scene, moving, tag, f"{title} warped", world=world, transform=forward
+            found["shown"] = TransformNodes.show_through(
+                self.scene, moving, tag, f"{title} warped", world=world, transform=found["forward"]
             )
+            yield
         if pair.labels is not None:
-            contours = self._show_contours(pair.labels, subject, f"{title} contours")
-        self._forget_others(
-            subject, {"forward": forward, "inverse": inverse, "shown": shown, "contours": contours}
-        )
-        for node in (forward, inverse):
-            if node is not None:
-                _describe(node, pair)
+            found["contours"] = self._show_contours(pair.labels, subject, f"{title} contours")
+            yield
+        self._forget_others(subject, found)
         return PairNodes(
-            forward, inverse, shown, contours, pair.status, pair.reasons, pair.folder, pair.report
+            **found, status=pair.status, reasons=pair.reasons, folder=pair.folder, report=pair.report
         )
+
+    def _show_transform(self, pair: PairResult, kind: str, subject: str, ends: tuple[Any, Any]) -> Any:
+        """`kind` is forward or inverse; `ends` the volumes that it leads from and to."""
+        fixed, moving = (end if _is_in(self.scene, end) else None for end in ends)
+        node = TransformNodes.show_transform(
+            self.scene,
+            getattr(pair, kind),
+            self._pair_tag(kind, subject),
+            f"{subject.replace('--', ' to ')} {kind}",
+            vectors=pair.vectors_ras_mm[kind],
+            fixed=fixed,
+            moving=moving,
+        )
+        _describe(node, pair)
+        return node
 
     def show_volume_change(self, pair: PairResult, subject: str | None = None) -> Any:
         """The map of the Jacobian determinant of a pair, folds marked, on the grid of its field."""

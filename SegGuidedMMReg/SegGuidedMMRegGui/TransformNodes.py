@@ -12,16 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import slicer
 import vtk
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import numpy_to_vtk
 
 from SegGuidedMMRegGui.NodeTags import PREFIX, BridgeError, Tag, node_for, nodes_of
+from SegGuidedMMRegGui.PairFiles import vectors_ras_mm
 from SegGuidedMMRegGui.Places import to_vtk, voxel_to_ras
 from SegGuidedMMRegGui.VolumeNodes import VOLUME, WorldImage, show_image
 from SegGuidedMMRegLib.displacement import DisplacementField, SpatialTransform
 from SegGuidedMMRegLib.folds import corner_jacobians_minimum
 from SegGuidedMMRegLib.sampling import Image, thickened
-from SegGuidedMMRegLib.space import LPS_TO_RAS
+from SegGuidedMMRegLib.space import LPS_TO_RAS, Grid
 
 TRANSFORM = "vtkMRMLTransformNode"
 COLOURS = "vtkMRMLColorTableNode"
@@ -35,7 +36,14 @@ _LOW, _MIDDLE, _HIGH = (0.02, 0.19, 0.58), (0.97, 0.97, 0.97), (0.65, 0.0, 0.15)
 
 
 def show_transform(
-    scene: Any, transform: SpatialTransform, tag: Tag, name: str, *, fixed: Any = None, moving: Any = None
+    scene: Any,
+    transform: SpatialTransform,
+    tag: Tag,
+    name: str,
+    *,
+    vectors: NDArray[np.float32] | None = None,
+    fixed: Any = None,
+    moving: Any = None,
 ) -> Any:
     """A transform as a node that remembers its volumes: the one with this tag, or a new one.
 
@@ -43,12 +51,14 @@ def show_transform(
         scene: where.
         transform: from points of the fixed to points of the moving image, LPS mm.
         tag, name: of the node.
+        vectors: of its field, as `vectors_ras_mm` gives them, where they are known already.
         fixed, moving: volume nodes, kept in Slicer's own references for them; None if not in the scene.
     """
+    vectors = vectors_ras_mm(transform.field) if vectors is None else vectors
     node = node_for(scene, TRANSFORM, tag, name)
     general = vtk.vtkGeneralTransform()
     general.PostMultiply()
-    general.Concatenate(_grid_transform(transform.field))
+    general.Concatenate(_grid_transform(transform.field.grid, vectors))
     general.Concatenate(_affine(transform.affine_lps))
     node.SetAndObserveTransformFromParent(general)
     for role, volume in (
@@ -84,12 +94,10 @@ def _affine(matrix_lps: ArrayLike) -> Any:
     return affine
 
 
-def _grid_transform(field: DisplacementField) -> Any:
+def _grid_transform(grid: Grid, vectors: NDArray[np.float32]) -> Any:
     """A field as Slicer's grid transform; three equal slices in 2D, as in files."""
-    grid, values = field.grid, field.displacement_lps_mm
     if grid.dimension == 2:
-        grid, values = thickened(grid, 3), np.repeat(values[None], 3, axis=0)
-    vectors = (values.reshape(-1, 3) * np.array([-1, -1, 1], values.dtype)).astype(np.float32)
+        grid, vectors = thickened(grid, 3), np.tile(vectors, (3, 1))
     to_ras = voxel_to_ras(grid)
     image = vtk.vtkImageData()
     image.SetDimensions(*grid.size)

@@ -16,6 +16,7 @@ from SegGuidedMMRegGui.JobRunner import Job
 from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.PairRegistration import PairRegistration, Request
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
+from SegGuidedMMRegGui.Steps import in_turns
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.sampling import Image
@@ -132,9 +133,11 @@ class WarmRegistration:
         self._beside(running, read, lambda found: self._show(running, *found))
 
     def _show(self, running: _Running, pair: PairResult, labels: dict[str, Image]) -> None:
-        request = running.request
-        nodes = PairRegistration(running.bridge).show(request, pair, labels)
-        self._end(running, Outcome(nodes, notes=request.notes))
+        in_turns(
+            PairRegistration(running.bridge).showing(running.request, pair, labels),
+            lambda step: self._go_on(running, step),
+            lambda nodes: self._end(running, Outcome(nodes, notes=running.request.notes)),
+        )
 
     # -- what all of them do ----------------------------------------------------------------------------
     def _send(self, running: _Running, title: str, request: Data, then: Callable[[Data], None]) -> None:

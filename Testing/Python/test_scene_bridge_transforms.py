@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from scene_study import (
 from spatial_cases import smooth_displacement
 
 from SegGuidedMMRegGui.NodeTags import BridgeError
-from SegGuidedMMRegGui.PairFiles import read_pair
+from SegGuidedMMRegGui.PairFiles import PairResult, read_pair, vectors_ras_mm
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
 from SegGuidedMMRegGui.TransformNodes import show_displacement
 from SegGuidedMMRegLib.displacement import DisplacementField, SpatialTransform
@@ -440,3 +441,21 @@ def test_the_image_written_for_the_child_and_the_transform_agree_for_moved_volum
     own = study.read_image(study.cases[0]).grid
     expected = own.points() @ placed((0, 0, 0.4), (0, 0, 0))[:3, :3].T + [30, 0, 0]
     np.testing.assert_allclose(moved.points(), expected, atol=1e-9)
+
+
+def test_a_large_pair_is_shown_in_steps_that_let_the_window_live(scene, tmp_path):
+    study = make_study(tmp_path, a=GRIDS["left-handed"], b=GRIDS["oblique"])
+    grid = Grid((160, 160, 160), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), GRIDS["oblique"].direction)
+    field = DisplacementField(grid, np.zeros((*grid.shape, 3), np.float32))
+    transform = SpatialTransform(field)
+    vectors = dict.fromkeys(("forward", "inverse"), vectors_ras_mm(field))
+    labels = some_labels(grid)
+    pair = PairResult(tmp_path / "pair", {"status": "ok"}, transform, transform, labels, vectors)
+    moving, fixed = (SceneBridge(scene, study).show_case(case) for case in study.cases)
+    steps = SceneBridge(scene, study).showing_pair(pair, fixed=fixed, moving=moving)
+    count, longest, start = 0, 0.0, time.thread_time()
+    for _ in steps:
+        count, longest = count + 1, max(longest, time.thread_time() - start)
+        start = time.thread_time()
+    assert count == 4
+    assert longest < 0.1
