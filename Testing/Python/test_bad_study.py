@@ -157,12 +157,10 @@ def test_the_whole_line_works_in_a_folder_with_spaces_and_foreign_letters(tmp_pa
     for command in ("train", "segment", "register", "evaluate", "report", "status"):
         assert says(command, study)[0] in (0, 1), command  # hardly trained: pairs may fail
     assert (study / "report.html").stat().st_size > 10_000
-    pairs = sorted((study / "registrations").glob("*--*"))
+    pairs = sorted(path.parent for path in (study / "registrations").glob("*--*/forward.h5"))
     assert pairs
     opened = Study.open(study)
     moving, fixed = (opened.case(name) for name in pairs[0].name.split("--"))
-    if not (pairs[0] / "forward.h5").is_file():
-        pytest.skip("the pair failed, after so little training")
     out = place / "aus gabe.nrrd"
     images = (study / moving.image, "--reference", study / fixed.image)
     assert says("apply", pairs[0] / "forward.h5", *images, "--out", out)[0] == 0

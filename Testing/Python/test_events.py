@@ -149,6 +149,7 @@ def test_every_command_speaks_events(finished, tmp_path, told) -> None:
         "segment": (folder, picture, "--modality", TARGET, "--out", out),
         "register": (folder, moving, picture, "--out", out / "pair"),
         "apply": (pair / "forward.h5", picture, "--reference", picture, "--out", out / "warped.nrrd"),
+        "jacobian": (pair / "forward.h5", out / "change.nrrd"),
         "evaluate": (folder,),
         "report": (folder,),
         "export": (folder, pair.name, "--out", out / "exported"),

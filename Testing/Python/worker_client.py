@@ -30,10 +30,18 @@ class Worker:
     """A worker of `study`; use it as a context, which closes its input and waits for its end.
 
     Every event must follow the schema. One that `hangs` begins a request and hears of nothing more, as
-    in a call of a library that does not return.
+    in a call of a library that does not return. `cwd` is where its relative paths begin.
     """
 
-    def __init__(self, study: Path, *, ready: bool = True, read: bool = True, hangs: bool = False) -> None:
+    def __init__(
+        self,
+        study: Path,
+        *,
+        ready: bool = True,
+        read: bool = True,
+        hangs: bool = False,
+        cwd: Path | None = None,
+    ) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *(["-c", _HANGS] if hangs else ["-m", "SegGuidedMMRegLib"])]
         self.process = subprocess.Popen(
@@ -42,6 +50,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            cwd=cwd,
         )
         self._events: queue.Queue[Event] = queue.Queue()
         if read:
