@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from SegGuidedMMRegLib import processes
+from SegGuidedMMRegLib.__main__ import main as run_command
 from SegGuidedMMRegLib.config import TrainingConfig, config_from_dict
 from SegGuidedMMRegLib.deformation import soft_dice
 from SegGuidedMMRegLib.events import Reporter
@@ -105,6 +106,19 @@ def wait(study: Any, *_: Any) -> None:
     time.sleep(600)
 
 
+def wait_in_training(study: Any, *_: Any) -> None:
+    """One process takes its time, the other waits for it; both say that they are there."""
+    import torch.distributed as dist
+
+    from SegGuidedMMRegLib.training.devices import make_fabric
+
+    make_fabric(TrainingConfig(device="cpu"))
+    (study.folder / f"waits{processes.rank()}").touch()
+    if processes.rank() == 0:
+        time.sleep(600)
+    dist.barrier()
+
+
 def main(task: str, *arguments: str) -> int:
     """Do one of the tasks; the exit code."""
     if task == "chains":
@@ -112,6 +126,10 @@ def main(task: str, *arguments: str) -> int:
         return 0
     from SegGuidedMMRegLib import launch, pipeline, study
 
+    if task == "command":
+        pipeline.train = wait_in_training  # type: ignore[assignment]
+        sys.argv[1:] = arguments
+        return run_command()
     if task == "start":
         launch._COMMAND = (__file__, "wait")
         launch.train_on(2, Path(arguments[0]), (), Reporter())

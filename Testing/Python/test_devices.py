@@ -24,6 +24,7 @@ from SegGuidedMMRegLib.study import Study
 from SegGuidedMMRegLib.training.devices import wanted_devices
 
 SCRIPT = Path(__file__).with_name("several_processes.py")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 KINDS = ("even", "uneven", "one", "parts")
 
 
@@ -32,9 +33,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same runs by one process and by two that torchrun starts."""
     alone, together = (tmp_path_factory.mktemp(name) for name in ("alone", "together"))
     train_chains(alone)
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     ended = subprocess.run(
-        [*torchrun, str(SCRIPT), "chains", str(together)],
+        [*TORCHRUN, str(SCRIPT), "chains", str(together)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -124,6 +124,29 @@ def test_a_job_whose_starter_is_killed_leaves_no_process_behind(tmp_path: Path) 
     job.kill()
     job.wait()
     assert_gone(children)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_that_torchrun_started_also_one_that_waits(tmp_path: Path, number: int) -> None:
+    study = make_study(tmp_path, config=tiny_config(hurried=True)).folder
+    command = [*TORCHRUN, str(SCRIPT), "command", "train", str(study), "--events"]
+    with (tmp_path / "events.jsonl").open("w") as out:
+        job = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, start_new_session=True)
+    for rank in (0, 1):
+        wait_for(study / f"waits{rank}")
+    children = wait_for_children(job.pid)
+    start = time.monotonic()
+    if number == signal.SIGINT:  # as a terminal does
+        os.killpg(job.pid, number)
+    else:
+        job.send_signal(number)
+    _, told = job.communicate(timeout=60)
+    assert time.monotonic() - start < 30
+    assert_gone(children)
+    assert job.returncode == 1  # torchrun's own, whatever its processes end with
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    ended = [event["code"] for event in events if event["event"] == "error"]
+    assert "interrupted" in ended, told.decode()
 
 
 def test_more_devices_than_there_are_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

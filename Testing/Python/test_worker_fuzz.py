@@ -36,8 +36,8 @@ def strange_lines(study: Study) -> list[bytes]:
     lines = list(HOSTILE_TEXTS)
     for seed, request in enumerate(requests_of(study)):
         whole = {"id": "asked", **request}
-        lines += [json_bytes(record) for record in damaged_records(whole, seed, 40)]
-        lines += damaged_bytes(json_bytes(whole), seed, 40)
+        lines += [json_bytes(record) for record in damaged_records(whole, seed, 30)]
+        lines += damaged_bytes(json_bytes(whole), seed, 30)
     lines = [line.replace(b"\n", b" ") for line in lines]
     return [line.replace(b'"asked"', b'"%d"' % n) for n, line in enumerate(lines) if line.strip()]
 
