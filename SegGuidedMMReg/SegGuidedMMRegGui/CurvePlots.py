@@ -8,6 +8,7 @@ from typing import Any
 
 import qt
 from SegGuidedMMRegGui.TrainingTold import Points
+from SegGuidedMMRegGui.Widgets import connect
 
 WIDTH, HEIGHT = 206, 112
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 20, 18
@@ -15,10 +16,19 @@ _COLUMNS, _MOST = 2, 6
 
 
 class CurvePlots:
-    """Plots in a grid, one a metric; give it the layout that they shall lie in."""
+    """Plots in a grid, one a metric; give it the layout that they shall lie in.
+
+    They are drawn again when the user chooses another style, until `close`.
+    """
 
     def __init__(self, layout: Any) -> None:
         self._labels = []
+        self._curves: Mapping[tuple[str, str], Points] = {}
+        self._again = qt.QTimer()
+        self._again.setSingleShot(True)
+        connect(self._again, "timeout()", self._draw)
+        self._application = qt.QApplication.instance()
+        connect(self._application, "paletteChanged(QPalette)", self._on_palette)
         for number in range(_MOST):
             label = qt.QLabel()
             label.setFixedSize(WIDTH, HEIGHT)
@@ -28,7 +38,19 @@ class CurvePlots:
 
     def show(self, curves: Mapping[tuple[str, str], Points]) -> None:
         """Draw the first of these, by run and metric."""
-        shown = [(key, points) for key, points in curves.items() if points][:_MOST]
+        self._curves = curves
+        self._draw()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._again.stop()
+        self._application.disconnect("paletteChanged(QPalette)", self._on_palette)
+
+    def _on_palette(self) -> None:
+        self._again.start(0)  # when the labels have theirs
+
+    def _draw(self) -> None:
+        shown = [(key, points) for key, points in self._curves.items() if points][:_MOST]
         runs = {run for (run, _metric), _points in shown}
         for label, entry in zip(self._labels, [*shown, *[None] * _MOST], strict=False):
             label.visible = entry is not None

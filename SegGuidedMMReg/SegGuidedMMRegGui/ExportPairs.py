@@ -123,10 +123,10 @@ class PairsTable:
         self._pairs, self._allowed, self._left_out = tuple(pairs), allowed, set(left_out)
         table = self._table
         table.blockSignals(True)
+        table.setColumnHidden(2, not any(pair.decision or pair.earlier for pair in self._pairs))
         fill_table(table, [_row(pair) for pair in self._pairs])
         for number, pair in enumerate(self._pairs):
             self._mark(number, pair)
-        table.setColumnHidden(2, not any(pair.decision or pair.earlier for pair in self._pairs))
         table.resizeColumnToContents(0)
         table.blockSignals(False)
 

@@ -56,6 +56,10 @@ class ReviewList:
         self._timer = qt.QTimer()
         self._timer.setInterval(0)
         connect(self._timer, "timeout()", self._take_some)
+        header = table.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        for column in (1, 2):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         connect(table, "currentCellChanged(int,int,int,int)", self._on_cell)
 
     def open(self, registrations: Path | None) -> None:

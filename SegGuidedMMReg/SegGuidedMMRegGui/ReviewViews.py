@@ -11,6 +11,7 @@ from typing import Any
 import qt
 from SegGuidedMMRegGui import Views
 from SegGuidedMMRegGui.Comparison import Comparison
+from SegGuidedMMRegGui.NodeTags import nodes_of
 from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.TransformNodes import Look, show_displacement
 from SegGuidedMMRegGui.Views import Layout, View
@@ -20,6 +21,7 @@ FIXED = View("SegGuidedMMRegFixed", "F", "#6EB04B")
 MOVING = View("SegGuidedMMRegMoving", "M", "#F34A33")
 OVERLAY = View("SegGuidedMMRegOverlay", "F+M", "#EDD54C")
 LAYOUT = 73501
+_COVERING = ("labels", "prediction", "contours")
 _ALONE = LAYOUT + 1
 """View group of a view that is not linked to the others."""
 
@@ -83,6 +85,7 @@ class ReviewViews:
         self.spacing_mm = 10.0
         self._change: Any = None
         self._change_opacity = 0.6
+        self._put_aside: list[str] = []
         self._fitting = qt.QTimer()
         self._fitting.setSingleShot(True)
         connect(self._fitting, "timeout()", self.fit)
@@ -100,6 +103,7 @@ class ReviewViews:
         """
         self._forget_looks()
         self.shown = shown.still_there(self._scene)
+        self._put_others_aside()
         self._layout.show()
         self.update()
         self.fit()
@@ -110,6 +114,7 @@ class ReviewViews:
         self._fitting.stop()
         self.comparison.close()
         self._forget_looks()
+        self._bring_back()
         if self._layout.is_shown:
             self._layout.empty()
         self._layout.leave()
@@ -177,6 +182,22 @@ class ReviewViews:
             show_displacement(shown.forward, "off", region=None)
         if shown.contours is not None and shown.contours.GetDisplayNode() is not None:
             shown.contours.GetDisplayNode().RemoveAllViewNodeIDs()
+
+    def _put_others_aside(self) -> None:
+        """What we have shown of other images and pairs would cover this one: it is hidden for the time."""
+        self._bring_back()
+        for kind in _COVERING:
+            for node in nodes_of(self._scene, kind=kind):
+                display = node.GetDisplayNode()
+                if node is not self.shown.contours and display is not None and display.GetVisibility():
+                    display.SetVisibility(False)
+                    self._put_aside.append(display.GetID())
+
+    def _bring_back(self) -> None:
+        for display in map(self._scene.GetNodeByID, self._put_aside):
+            if display is not None:
+                display.SetVisibility(True)
+        self._put_aside = []
 
     def _ids(self, *views: View) -> tuple[str, ...]:
         return tuple(Views.slice_node(view.name).GetID() for view in views)

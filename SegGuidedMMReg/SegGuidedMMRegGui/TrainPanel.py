@@ -85,6 +85,7 @@ class TrainPanel(Panel):
 
     def cleanup(self) -> None:
         self._pictures.close()
+        self._plots.close()
         if self.watch in self.workplace.runner.watchers:
             self.workplace.runner.watchers.remove(self.watch)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SCRIPTS, RESOURCES = "MODULE_PYTHON_SCRIPTS", "MODULE_PYTHON_RESOURCES"
 BUILDINGS = ("SegGuidedMMRegLib", "SegGuidedMMReg")
-_NOT_INSTALLED = ("__pycache__", "Testing")
+_NOT_INSTALLED = ("__pycache__", "Testing", "Screenshots")
 
 
 def should_hold(building: str) -> dict[str, list[str]]:

@@ -34,11 +34,23 @@ def test_the_metadata_are_complete():
         assert told[name].startswith("https://")
 
 
-def test_icon_and_screenshot_are_where_the_metadata_say():
+def test_icon_and_screenshots_are_where_the_metadata_say():
     told = metadata()
     for name in ("ICONURL", "SCREENSHOTURLS"):
-        path = told[name].split("/main/", 1)[1]
-        assert (ROOT / path).is_file(), path
+        for url in told[name].split():
+            path = url.split("/main/", 1)[1]
+            assert (ROOT / path).is_file(), path
+
+
+def test_each_panel_has_a_small_picture_in_light_and_dark_that_is_not_installed():
+    folder = ROOT / "SegGuidedMMReg/Resources/Screenshots"
+    steps = ("setup", "study", "annotate", "train", "register", "review", "export")
+    wanted = {f"{step}-{theme}.png" for step in steps for theme in ("light", "dark")}
+    pictures = list(folder.glob("*.png"))
+    assert wanted <= {path.name for path in pictures}
+    assert max(path.stat().st_size for path in pictures) < 150_000
+    listed = cmake_lists.hold("SegGuidedMMReg")[cmake_lists.RESOURCES]
+    assert not [name for name in listed if "Screenshots" in name]
 
 
 def test_the_icon_is_128_pixels_wide_and_high():

@@ -109,9 +109,9 @@ def _get(item: QtCore.QObject, name: str) -> Any:
     if _meta_property(item, asked) is not None and (id(item), asked) not in _reading:
         return _property(item, asked)
     value = _PLAIN_GET(item, name)
-    if isinstance(value, (types.BuiltinMethodType, types.MethodType)):
-        return _Method(value)
-    return value
+    is_for_qt = name.endswith("Event")  # a stand-in's own paintEvent: Qt looks for a plain method
+    is_method = isinstance(value, (types.BuiltinMethodType, types.MethodType))
+    return _Method(value) if is_method and not is_for_qt else value
 
 
 def _property(item: QtCore.QObject, name: str) -> Any:

@@ -27,15 +27,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         _put(self, _flags={}, _node=None, _history=_history(), _effects=(), keys=False, views=False)
+        place = QtWidgets.QLabel("(Slicer's Segment Editor)")  # nothing that could be taken for the real one
+        place.setFrameShape(QtWidgets.QFrame.StyledPanel)
+        place.setAlignment(QtCore.Qt.AlignCenter)
+        place.setMinimumHeight(60)
         layout = QtWidgets.QVBoxLayout(self)
-        buttons = QtWidgets.QHBoxLayout()
-        for name in ("Paint", "Draw", "Erase", "Undo", "Redo"):
-            button = QtWidgets.QToolButton()
-            button.setText(name)
-            buttons.addWidget(button)
-        table = QtWidgets.QTableWidget(3, 2)
-        layout.addWidget(table)
-        layout.addLayout(buttons)
+        layout.addWidget(place)
 
     def setMRMLScene(self, scene: Any) -> None:
         if self._node is None:

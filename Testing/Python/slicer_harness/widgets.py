@@ -5,11 +5,13 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from slicer_harness.pythonqt import QtCore, QtGui, QtWidgets, like_cpp, make_qt
+from slicer_harness.looks import combo_height, draw_combo, draw_heading, heading_height
+from slicer_harness.pythonqt import QtCore, QtGui, QtWidgets, like_cpp, make_qt, native
 
 make_qt()
-_HEADING = 24
-"""Height of a heading, in pixels."""
+_ON_PURPOSE = QtCore.Qt.WA_WState_ExplicitShowHide
+_FOLDED_MORE = 10
+"""Pixels below the heading of a folded section, unless `collapsedHeight` says otherwise."""
 
 
 def _put(item: QtCore.QObject, **values: Any) -> None:
@@ -55,6 +57,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         _put(self, _scene=None, _types=[], _id="", _none="None", _flags={})
+        self.setMinimumSize(60, combo_height())
+        self.setSizePolicy(QtWidgets.QSizePolicy.MinimumExpanding, QtWidgets.QSizePolicy.Fixed)
 
     def setMRMLScene(self, scene: Any) -> None:
         if not self._types:
@@ -75,6 +79,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         found = "" if node is None else node.GetID()
         if found != self._id:
             _put(self, _id=found)
+            self.update()
             self.currentNodeChanged.emit(node)
             self.currentNodeIDChanged.emit(found)
 
@@ -95,6 +100,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _set_none(self, text: str) -> None:
         _put(self, _none=text)
 
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        node = self.currentNode()
+        draw_combo(self, self._none if node is None else node.GetName())
+
     nodeTypes = QtCore.Property("QStringList", _get_types, _set_types)
     noneDisplay = QtCore.Property(str, _get_none, _set_none)
     currentNodeID = QtCore.Property(str, _get_id)
@@ -105,6 +114,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     showHidden = _flag("showHidden", False)
 
 
+def _is_hidden_on_purpose(widget: QtWidgets.QWidget) -> bool:
+    """By the module, not because it lies in a folded section: unfolding leaves it hidden."""
+    return bool(widget.testAttribute(_ON_PURPOSE) and widget.testAttribute(QtCore.Qt.WA_WState_Hidden))
+
+
 @like_cpp
 class ctkCollapsibleButton(QtWidgets.QWidget):
     """A heading that folds what is under it."""
@@ -113,21 +127,25 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 
     def __init__(self, parent: Any = None, more: Any = None) -> None:
         text, parent = (parent, more) if isinstance(parent, str) else ("", parent)
+        _put(self, _text=text, _collapsed=False, _more=_FOLDED_MORE, _highest=16777215)
         super().__init__(parent)
-        heading = QtWidgets.QLabel(f"▾ {text}", self)
-        heading.setGeometry(6, 0, 2000, _HEADING)
-        self.setContentsMargins(0, _HEADING, 0, 0)
-        _put(self, _text=text, _collapsed=False, _heading=heading)
+        self.setSizePolicy(QtWidgets.QSizePolicy.Minimum, QtWidgets.QSizePolicy.Preferred)
+        self.setContentsMargins(0, heading_height(self), 0, 0)
 
     def _get_text(self) -> str:
         return self._text
 
     def _set_text(self, text: str) -> None:
         _put(self, _text=text)
-        self._show_heading()
+        self.update()
 
-    def _show_heading(self) -> None:
-        QtWidgets.QLabel.setText(self._heading, f"{'▸' if self._collapsed else '▾'} {self._text}")
+    def _get_more(self) -> int:
+        return self._more
+
+    def _set_more(self, height: int) -> None:
+        _put(self, _more=height)
+        if self._collapsed:
+            self.setFixedHeight(heading_height(self) + height)
 
     def _get_collapsed(self) -> bool:
         return self._collapsed
@@ -136,14 +154,25 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         if collapsed == self._collapsed:
             return
         _put(self, _collapsed=collapsed)
-        self._show_heading()
+        if collapsed:
+            _put(self, _highest=native(self, "maximumHeight")())
+            self.setFixedHeight(heading_height(self) + self._more)
+        else:
+            self.setMinimumHeight(0)
+            self.setMaximumHeight(self._highest)
         for child in QtCore.QObject.children(self):
-            if child.inherits("QWidget") and child is not self._heading:
+            if child.inherits("QWidget") and not _is_hidden_on_purpose(child):
                 QtWidgets.QWidget.setVisible(child, not collapsed)
+                child.setAttribute(_ON_PURPOSE, False)
+        self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        draw_heading(self, self._text, self._collapsed)
 
     text = QtCore.Property(str, _get_text, _set_text)
     collapsed = QtCore.Property(bool, _get_collapsed, _set_collapsed)
+    collapsedHeight = QtCore.Property(int, _get_more, _set_more)
 
 
 @like_cpp
