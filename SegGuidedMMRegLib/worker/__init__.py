@@ -65,8 +65,10 @@ class _Server:
         start = time.process_time()
         try:
             found = answer(request, self._current(talk), talk)
+            self._inbox.done()
             talk.result(request.do, **found, cpu_seconds=round(time.process_time() - start, 3))
         except Cancelled:
+            self._inbox.done()
             if not self._inbox.closed:
                 talk.error(ErrorCode.INTERRUPTED, "Cancelled.")
         except BrokenPipeError:
@@ -77,6 +79,7 @@ class _Server:
             failure = failure_of(error)
             if failure.code is ErrorCode.OUT_OF_MEMORY:
                 self._warm = None
+            self._inbox.done()
             talk.error(failure.code, failure.message, remedy=failure.remedy)
 
     def _current(self, talk: Reporter) -> WarmStudy:

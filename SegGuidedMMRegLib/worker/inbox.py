@@ -125,6 +125,11 @@ class Inbox:
                     return request
             self.give_replies(answer)
 
+    def done(self) -> None:
+        """Nothing is at hand: its answer is about to be given, and its id is free again."""
+        with self._changed:
+            self._at_hand = None
+
     def give_replies(self, answer: Callable[[Reply], None]) -> None:
         """Hand over what can be answered at once."""
         while self._replies:

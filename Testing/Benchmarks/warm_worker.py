@@ -3,7 +3,8 @@
     segmmreg demo demo
     python Testing/Benchmarks/warm_worker.py demo/study
 
-Prints a Markdown table: CPU-seconds as the worker's `result` events say them, with one thread; its memory.
+Prints a Markdown table: CPU-seconds as the `result` events say them, with one thread; the memory of the
+worker, and how busy the machine was.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def fresh_copy(study: Study, case: Case, folder: Path, number: int) -> dict[str,
     return {"file": path, "modality": case.modality, "mirrored": case.mirrored}
 
 
-def measure(folder: Path, turns: int) -> list[tuple[str, list[float]]]:
+def measure(folder: Path, turns: int, more: int) -> list[tuple[str, list[float]]]:
     """CPU-seconds of each kind of request."""
     study = Study.open(folder)
     cases = [study.cases_of(m, "test") for m in (study.source, study.target)]
@@ -100,7 +101,7 @@ def measure(folder: Path, turns: int) -> list[tuple[str, list[float]]]:
             ask("the next case to label (suggest)", do="suggest")
             if turn == 2:
                 before = worker.resident_mib()
-        for number in range(100):
+        for number in range(more):
             worker.ask(id=number, do="register", **edited)
         after = worker.resident_mib()
     assert worker.process.stdin is not None
@@ -110,7 +111,9 @@ def measure(folder: Path, turns: int) -> list[tuple[str, list[float]]]:
         f"{study.config.registration.refinement_steps} refinement steps, {turns} pairs."
     )
     if before and after:
-        print(f"Memory: {before:.0f} MiB, {after:.0f} MiB after 100 more pairs.")
+        print(f"Memory: {before:.0f} MiB, {after:.0f} MiB after {more} more pairs.")
+    if hasattr(os, "getloadavg"):
+        print(f"Load of the last 15 minutes: {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores.")
     return list(found.items())
 
 
@@ -126,10 +129,11 @@ def main() -> None:
     )
     parser.add_argument("study", type=Path)
     parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--more", type=int, default=100, help="pairs to look at the memory")
     given = parser.parse_args()
     if given.turns < 3:
         parser.error("--turns must be 3 or more")
-    rows = measure(given.study, given.turns)
+    rows = measure(given.study, given.turns, given.more)
     print("\n| request | CPU-seconds, median | largest |\n|---|---|---|")
     for kind, seconds in rows:
         print(f"| {kind} | {median(seconds):.2f} | {max(seconds):.2f} |")

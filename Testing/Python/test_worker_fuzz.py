@@ -17,10 +17,10 @@ A_ROUND = 20
 
 
 def requests_of(study: Study) -> list[dict[str, Any]]:
-    """One of each kind."""
+    """One of each kind; without the folder of the study, so that the damage is the same wherever it lies."""
     moving, fixed = (study.cases_of(m, "test")[0] for m in (SOURCE, TARGET))
     image, other = {"case": moving.key}, {"case": fixed.key}
-    file = {"file": str(study.folder / moving.image), "modality": SOURCE, "spacing": [1.0]}
+    file = {"file": f"study/{moving.image}", "modality": SOURCE, "spacing": [1.0]}
     return [
         {"do": "segment", "images": [file], "out": "out"},
         {"do": "register", "moving": {**file, "labels": "l.nrrd"}, "fixed": other, "out": "out"},
@@ -46,10 +46,9 @@ def strange_lines(study: Study) -> list[bytes]:
 def test_whatever_comes_down_the_pipe_gets_one_answer_and_the_next_is_served(
     finished: Finished, tmp_path: Path
 ) -> None:
-    study = copy_of(finished.study, tmp_path / "study")
+    study = copy_of(finished.study, tmp_path / "here" / "study")
     lines = strange_lines(study)
     ended: list[dict[str, Any]] = []
-    (tmp_path / "here").mkdir()
     with Worker(study.folder, cwd=tmp_path / "here") as running:
         for first in range(0, len(lines), A_ROUND):
             for line in lines[first : first + A_ROUND]:

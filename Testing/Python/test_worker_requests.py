@@ -185,6 +185,16 @@ def test_what_cannot_be_cancelled_or_asked_twice_is_said() -> None:
     assert "own id" in replies[1].message
 
 
+def test_an_id_is_free_again_as_soon_as_it_is_answered() -> None:
+    inbox = Inbox()
+    inbox.receive(line(id=1, do="suggest"))
+    taken(inbox)
+    inbox.done()
+    inbox.receive(line(id=1, do="suggest"))
+    request, replies = taken(inbox)
+    assert (request.id, replies) == (1, [])
+
+
 def test_a_flood_is_refused_and_takes_no_memory() -> None:
     inbox = Inbox()
     for number in range(3 * MOST_WAITING):
