@@ -28,11 +28,20 @@ SIZE = StudySize((160, 128), 3, source=8, labelled=3, target=8, validation=2, la
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="allocators differ")
-@pytest.mark.parametrize("dimension", ["2", "3"])
-def test_the_estimate_is_within_a_factor_of_two_of_what_a_process_takes(dimension: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "dimension"),
+    [
+        ("segmentation", "2"),
+        ("segmentation", "3"),
+        ("prealign", "2"),
+        ("adaptation", "2"),
+        ("registration", "2"),
+    ],
+)
+def test_the_estimate_is_within_a_factor_of_two_of_what_a_process_takes(stage: str, dimension: str) -> None:
     script = Path(__file__).with_name("measured_memory.py")
     ended = subprocess.run(
-        [sys.executable, str(script), "segmentation", dimension],
+        [sys.executable, str(script), stage, dimension],
         capture_output=True,
         text=True,
         check=True,
