@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
-from SegGuidedMMRegGui.Widgets import connect
+from SegGuidedMMRegGui.Widgets import connect, let_go
 
 _LOOK_MS = 10
 _LET_WORK_S = 0.003
@@ -18,29 +18,28 @@ class Background:
     """Runs `work` in a thread, and then `done` with what it returns, or `failed` with a message, here.
 
     What `work` raises becomes the message. What is neither `ValueError` nor `OSError`, which tell of files,
-    is a defect, and is raised here too.
+    is a defect, and is raised here too. `is_running` is true until one of them was called, or `forget`.
     """
 
     def __init__(
         self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[str], None]
     ) -> None:
-        self._work, self._done, self._failed = work, done, failed
+        self._done, self._failed = done, failed
         self._found: Any = None
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="files", daemon=True)
+        self.is_running = True
+        self._thread = threading.Thread(target=self._run, args=(work,), name="files", daemon=True)
         self._timer = qt.QTimer()
         connect(self._timer, "timeout()", self._look)
         self._thread.start()
         self._timer.start(_LOOK_MS)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether nobody has been told of the end yet."""
-        return self._timer.isActive()
-
     def forget(self) -> None:
         """Tell nobody; what has begun ends by itself."""
-        self._timer.stop()
+        if self.is_running:
+            self.is_running = False
+            self._timer.stop()
+            let_go(self._timer, {"timeout()": self._look})
 
     def wait(self) -> None:
         """Wait for the end, and tell it now: what must be done before a scene or the module is closed."""
@@ -48,9 +47,9 @@ class Background:
         if self.is_running:
             self._tell()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], Any]) -> None:
         try:
-            self._found = self._work()
+            self._found = work()
         except Exception as error:
             self._error = error
 
@@ -60,10 +59,11 @@ class Background:
             self._tell()
 
     def _tell(self) -> None:
-        self._timer.stop()
-        error = self._error
+        self.forget()
+        found, error = self._found, self._error
+        self._found = self._error = None
         if error is None:
-            self._done(self._found)
+            self._done(found)
         elif isinstance(error, (ValueError, OSError)):
             self._failed(str(error))
         else:

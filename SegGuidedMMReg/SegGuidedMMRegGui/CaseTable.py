@@ -162,7 +162,8 @@ class CaseTable:
         for key in _taken(self._changed):
             if key in self._places:
                 for column, text in enumerate(self._rows[key]):
-                    table.item(self._places[key], column).setText(text)
+                    item = table.item(self._places[key], column)
+                    item.setText(text)
             self._show_picture(key)
         keys = _taken(self._waiting)
         first = table.rowCount

@@ -9,6 +9,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+import qt
 from SegGuidedMMRegGui.Background import Background
 from SegGuidedMMRegGui.Correction import SIDES, Correction, SideName
 from SegGuidedMMRegGui.NodeTags import BridgeError
@@ -58,6 +59,10 @@ class CorrectPart:
         self._versions: list[Version] = []
         self._observed: list[tuple[Any, int]] = []
         self._is_ours = False
+        self._side: SideName = "fixed"
+        self._settling = qt.QTimer()
+        self._settling.singleShot = True
+        connect(self._settling, "timeout()", self.onPlaced)
         for button, slot in (
             (ui.editFixedButton, self.onEditFixed),
             (ui.editMovingButton, self.onEditMoving),
@@ -73,6 +78,7 @@ class CorrectPart:
 
     def close(self) -> None:
         """The step is left: place no point any more, observe nothing."""
+        self._settling.stop()
         if any(getattr(self._ui, f"place{side.title()}Button").checked for side in SIDES):
             self._end_placing()
         self._observe_no_more()
@@ -190,18 +196,23 @@ class CorrectPart:
         for other in SIDES:
             getattr(self._ui, f"place{other.title()}Button").checked = other == side
         self._warm_up()
+        self._side = side
         node = correction.ready_points(side)
         event = slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent
-        self._observed.append((node, node.AddObserver(event, lambda *_: self._placed(side))))
+        self._observed.append((node, node.AddObserver(event, self._on_point)))
         logic = slicer.modules.markups.logic()
         logic.SetActiveList(node)
         logic.StartPlaceMode(False)
 
-    def _placed(self, side: SideName) -> None:
-        """A point was set: after one in the fixed image its fellow in the moving one is asked for."""
+    def _on_point(self, *_: Any) -> None:
+        """A point was set. Slicer is still at it, and ends its place mode afterwards."""
+        self._settling.start(0)
+
+    def onPlaced(self) -> None:
+        """After a point in the fixed image its fellow in the moving one is asked for."""
         self._observe_no_more()
         self._end_placing()
-        if side == "fixed":
+        if self._side == "fixed":
             self._ui.placeMovingButton.checked = True
             self._place("moving")
         self.refresh_given()

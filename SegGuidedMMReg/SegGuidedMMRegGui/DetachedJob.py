@@ -44,7 +44,8 @@ class DetachedJob(Job):
             RuntimeError: if such a job runs already, or there is no Python to run it.
             OSError: if it cannot be started, or the study is read-only.
         """
-        if DetachedJob.find(study, arguments[0], JobListener()) is not None:
+        if (other := DetachedJob.find(study, arguments[0], JobListener())) is not None:
+            other.leave()
             raise RuntimeError(f"{study}: such a job ({arguments[0]}) runs already.")
         python = python or chosen_python()
         job = DetachedJob(study, arguments[0], python.command(tuple(arguments)), listener)
@@ -72,7 +73,7 @@ class DetachedJob(Job):
 
     def leave(self) -> None:
         """Follow it no longer; it goes on."""
-        self._timer.stop()
+        self._let_go()
 
     def _begin(self, environment: dict[str, str]) -> None:
         folder = self.study / JOBS

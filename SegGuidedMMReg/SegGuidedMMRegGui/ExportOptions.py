@@ -45,7 +45,7 @@ class ExportOptions:
     def connect(self, changed: Callable[[], None]) -> None:
         """Call `changed` when another file, format or folder is wanted (not of the filters of pairs)."""
         ui = self._ui
-        Widgets.connect(ui.folderPath, "currentPathChanged(QString)", changed)
+        Widgets.connect_path(ui.folderPath, changed)
         Widgets.connect(ui.spacingBox, "valueChanged(double)", changed)
         Widgets.connect(ui.volumesBox, "currentIndexChanged(int)", changed)
         for name in _TICKS.values():

@@ -12,7 +12,7 @@ import ctk
 from SegGuidedMMRegGui.SceneFiles import SceneFiles, SceneVolume, structures_of
 from SegGuidedMMRegGui.SceneImport import SceneImport
 from SegGuidedMMRegGui.StructuresTable import StructuresTable, text_of
-from SegGuidedMMRegGui.Widgets import connect
+from SegGuidedMMRegGui.Widgets import connect, connect_path
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.study_file import StudyError
@@ -57,7 +57,7 @@ class ImportForm:
             place.addWidget(panel.widget)
         for name in ("newPath", *_FOLDERS.values()):
             getattr(ui, name).filters = ctk.ctkPathLineEdit.Dirs
-            connect(getattr(ui, name), "currentPathChanged(QString)", changed)
+            connect_path(getattr(ui, name), changed)
         for name in ("sourceEdit", "targetEdit"):
             connect(getattr(ui, name), "textChanged(QString)", changed)
         connect(ui.newButton, "clicked(bool)", self.onNew)

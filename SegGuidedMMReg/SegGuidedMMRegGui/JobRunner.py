@@ -14,7 +14,7 @@ import qt
 from SegGuidedMMRegGui import ProcessTree
 from SegGuidedMMRegGui.JobEvents import JobEnd, JobEvents, JobListener
 from SegGuidedMMRegGui.JobPython import JobPython, chosen_python
-from SegGuidedMMRegGui.Widgets import connect
+from SegGuidedMMRegGui.Widgets import connect, let_go
 
 BUSY_S = 0.03
 GRACE_S = 6.0
@@ -118,10 +118,15 @@ class Job:
     def _conclude(self) -> None:
         if self.end is not None:
             return
-        self._timer.stop()
         self.events.finish()
         self.end = self.events.end(self._exit_code, self.is_cancelled)
+        self._let_go()
         self.events.listener.finished(self.end)
+
+    def _let_go(self) -> None:
+        """It has ended: Qt keeps nothing of it."""
+        self._timer.stop()
+        let_go(self._timer, {"timeout()": self._step})
 
     def _processes(self) -> tuple[ProcessTree.Process, ...]:
         return ProcessTree.processes_of(self._pid() or -1, self._mark)
@@ -134,25 +139,36 @@ class ChildJob(Job):
         super().__init__(command, listener)
         self._environment = {**environment, ProcessTree.MARK: self._mark}
         self._process = qt.QProcess()
+        self._slots = {
+            "readyReadStandardOutput()": self._onOutput,
+            "readyReadStandardError()": self._onLog,
+            "errorOccurred(QProcess::ProcessError)": self._onFailure,
+            "finished(int,QProcess::ExitStatus)": self._onExit,
+        }
 
     def start(self) -> None:
         process, environment = self._process, qt.QProcessEnvironment()
         for name, value in self._environment.items():
             environment.insert(name, value)
         process.setProcessEnvironment(environment)
-        connect(process, "readyReadStandardOutput()", self._onOutput)
-        connect(process, "readyReadStandardError()", self._onLog)
-        connect(process, "errorOccurred(QProcess::ProcessError)", self._onFailure)
-        connect(process, "finished(int,QProcess::ExitStatus)", self._onExit)
+        for signal, slot in self._slots.items():
+            connect(process, signal, slot)
         process.start(self.command[0], list(self.command[1:]))
         self._after_start()
 
     def _after_start(self) -> None:
         self._process.closeWriteChannel()
 
+    def _let_go(self) -> None:
+        super()._let_go()
+        let_go(self._process, self._slots)
+        self._slots = {}
+
     def kill(self) -> None:
+        was_running = self.end is None
         super().kill()
-        self._process.waitForFinished(1000)  # it is being reaped: Qt warns of processes that it lost
+        if was_running:
+            self._process.waitForFinished(1000)  # it is being reaped: Qt warns of processes that it lost
 
     def _pid(self) -> int | None:
         return self._process.processId() or None

@@ -25,7 +25,7 @@ from SegGuidedMMRegGui.PairWords import needs_for_registering
 from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.SideChoice import case_title
 from SegGuidedMMRegGui.Steps import Steps, in_turns
-from SegGuidedMMRegGui.Widgets import connect
+from SegGuidedMMRegGui.Widgets import connect, connect_path
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.sampling import Image
@@ -61,7 +61,7 @@ class ManyPairs:
         connect(self._timer, "timeout()", self._look)
         ui.pairsPath.filters = ctk.ctkPathLineEdit.Files
         connect(ui.pairsBox, "activated(int)", self.onKind)
-        connect(ui.pairsPath, "currentPathChanged(QString)", self.onPath)
+        connect_path(ui.pairsPath, self.onPath)
         connect(ui.manyButton, "contentsCollapsed(bool)", self.onFolded)
         connect(ui.manyStartButton, "clicked(bool)", self.onStart)
         connect(ui.manyShowButton, "clicked(bool)", self.onShow)
@@ -121,8 +121,8 @@ class ManyPairs:
     def onKind(self, index: int) -> None:
         self._keep("pairsKind", _CHOICES[index])
 
-    def onPath(self, path: str) -> None:
-        self._keep("pairsFile", path)
+    def onPath(self) -> None:
+        self._keep("pairsFile", self._ui.pairsPath.currentPath)
 
     def onFolded(self, is_folded: bool) -> None:
         if not is_folded:

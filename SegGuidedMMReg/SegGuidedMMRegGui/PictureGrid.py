@@ -68,6 +68,7 @@ class PictureGrid:
         self._timer.stop()
         if self._dialog is not None:
             self._dialog.close()
+            self._dialog.deleteLater()
             self._dialog = None
 
     def _opener(self, number: int) -> Any:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "SEGMMREG_JOB"
+_NO_WINDOW = 0x08000000
+"""CREATE_NO_WINDOW: no console flashes up on Windows."""
 _PROC = Path("/proc")
 _PS = ["ps", "-axo", "pid=,ppid=,stat=,lstart="]
 
@@ -66,6 +68,7 @@ def _signal(processes: tuple[Process, ...], number: int) -> None:
     if os.name == "nt":
         for each in processes[:1]:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            quiet["creationflags"] = _NO_WINDOW
             subprocess.Popen(["taskkill", "/PID", str(each.pid), "/T", "/F"], **quiet)
         return
     for each in alive(processes):

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 import qt
 from SegGuidedMMRegGui import SegmentationNodes, VolumeNodes
 from SegGuidedMMRegGui.NodeTags import BridgeError
-from SegGuidedMMRegGui.Widgets import connect
+from SegGuidedMMRegGui.Widgets import connect, let_go
 from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.colours import palette_color
 from SegGuidedMMRegLib.images import write_labels
@@ -73,6 +73,7 @@ class SceneFiles:
         self.notes: list[str] = []
         self._done, self._failed = done, failed
         self._work = self._write(volumes, structures)
+        self._is_kept = True
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         connect(self._timer, "timeout()", self._step)
@@ -80,7 +81,7 @@ class SceneFiles:
     @property
     def is_writing(self) -> bool:
         """Whether it is not done yet."""
-        return bool(self._timer.isActive())
+        return self._is_kept and bool(self._timer.isActive())
 
     def start(self) -> None:
         """Begin; it returns at once."""
@@ -88,7 +89,10 @@ class SceneFiles:
 
     def remove(self) -> None:
         """Write no more, and remove what was written."""
-        self._timer.stop()
+        if self._is_kept:
+            self._is_kept = False
+            self._timer.stop()
+            let_go(self._timer, {"timeout()": self._step})
         self._work.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -22,7 +22,7 @@ from SegGuidedMMRegGui.SetupCheck import (
     requirements,
 )
 from SegGuidedMMRegGui.SetupInstall import InstallError, install
-from SegGuidedMMRegGui.Widgets import connect, copy_text, fill_table, load_ui
+from SegGuidedMMRegGui.Widgets import connect, connect_path, copy_text, fill_table, load_ui
 
 _DEVICES = ("CUDA", "Apple MPS")
 
@@ -56,7 +56,7 @@ class SetupPanel:
         connect(ui.checkButton, "clicked(bool)", self.onCheck)
         connect(ui.reportButton, "clicked(bool)", self.onCopyReport)
         connect(ui.otherPythonButton, "toggled(bool)", self.onOtherPythonToggled)
-        connect(ui.otherPythonPath, "currentPathChanged(QString)", self.onPathChanged)
+        connect_path(ui.otherPythonPath, self.onPathChanged)
 
     def refresh(self) -> None:
         """Look again, with the Python that is chosen now."""
@@ -81,7 +81,8 @@ class SetupPanel:
             choose_python("")
             self.refresh()
 
-    def onPathChanged(self, path: str) -> None:
+    def onPathChanged(self) -> None:
+        path = self._ui.otherPythonPath.currentPath
         self._ui.checkButton.enabled = bool(path) or not self._ui.otherPythonButton.isChecked()
 
     def onCheck(self) -> None:

@@ -20,7 +20,7 @@ from SegGuidedMMRegGui.JobRunner import Job
 from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.StructuresTable import StructuresTable, text_of
 from SegGuidedMMRegGui.Thumbnails import Thumbnails
-from SegGuidedMMRegGui.Widgets import connect, load_ui
+from SegGuidedMMRegGui.Widgets import connect, connect_path, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Structure
 
@@ -45,7 +45,7 @@ class StudyPanel(Panel):
             layout = place.layout()
             layout.addWidget(panel.widget)
         ui.studyPath.filters = ctk.ctkPathLineEdit.Dirs
-        connect(ui.studyPath, "currentPathChanged(QString)", self.onChanged)
+        connect_path(ui.studyPath, self.onChanged)
         connect(ui.openButton, "clicked(bool)", self.onOpen)
         connect(ui.recentBox, "activated(int)", self.onRecent)
         ui.structuresButton.collapsed = True

@@ -16,7 +16,7 @@ import vtk
 from slicer.i18n import tr as _
 
 import qt
-from SegGuidedMMRegGui.Widgets import connect, load_ui
+from SegGuidedMMRegGui.Widgets import connect, let_go, load_ui
 
 _BUSY_S = 0.03
 _MOST_SHOWN = 300
@@ -103,7 +103,8 @@ class TermChooser:
         terms.clear()
         terms.addItems([f"{entry.meaning}  ({entry.category[2]})" for entry in self._found])
         for row, entry in enumerate(self._found):
-            terms.item(row).setToolTip(f"{entry.context}: {' '.join(entry.kind[:2])}")
+            item = terms.item(row)
+            item.setToolTip(f"{entry.context}: {' '.join(entry.kind[:2])}")
         if self._found:
             terms.setCurrentRow(0)
         self._ui.messageLabel.text = self._message(len(found))
@@ -129,6 +130,7 @@ class TermChooser:
 
     def onFinished(self) -> None:
         self._timer.stop()
+        let_go(self._timer, {"timeout()": self._read_some})
         self._dialog.deleteLater()
 
     def _end(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,23 @@ def connect(sender: Any, signal: str, slot: Callable[..., None]) -> None:
     """Connect, and fail loudly where Qt would say nothing."""
     if not sender.connect(signal, slot):
         raise RuntimeError(f"{sender.className()} has no signal {signal}.")
+
+
+def connect_path(edit: Any, slot: Callable[[], None]) -> None:
+    """Call `slot` when a ctkPathLineEdit has another path, or none: of an empty one it tells only so."""
+    connect(edit, "currentPathChanged(QString)", slot)
+    connect(edit, "validInputChanged(bool)", slot)
+
+
+def let_go(sender: Any, slots: Mapping[str, Callable[..., None]]) -> None:
+    """Be done with a QTimer or QProcess: what it is connected to would be kept in memory, with all it holds.
+
+    This may be called in one of the `slots`, so it is deleted a moment later.
+    """
+    for signal, slot in slots.items():
+        sender.disconnect(signal, slot)
+    sender.setParent(qt.QCoreApplication.instance())
+    sender.deleteLater()
 
 
 def fill_table(table: Any, rows: Sequence[Sequence[str]]) -> None:

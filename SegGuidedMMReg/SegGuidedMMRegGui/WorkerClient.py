@@ -169,8 +169,8 @@ class WorkerRequest(Job):
     def conclude(self, end: JobEnd) -> None:
         """It has ended."""
         if self.end is None:
-            self._timer.stop()
             self.end = end
+            self._let_go()
             self.events.listener.finished(end)
 
     def _step(self) -> None:

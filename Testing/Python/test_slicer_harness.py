@@ -285,3 +285,20 @@ def test_a_widget_with_the_name_of_a_parameter_follows_it_both_ways(tmp_path):
     ui.title.text = "feet"
     assert parameters.title == "hands"
     slicer.mrmlScene.Clear(0)
+
+
+def test_a_path_line_does_not_tell_of_an_empty_path_but_that_its_input_is_not_valid():
+    edit, paths, valid = ctk.ctkPathLineEdit(), [], []
+    assert edit.connect("currentPathChanged(QString)", paths.append)
+    assert edit.connect("validInputChanged(bool)", valid.append)
+    for path in ("/a", "/b", ""):
+        edit.currentPath = path
+    assert (paths, valid) == (["/a", "/b"], [True, False])
+
+
+def test_what_is_to_be_deleted_later_is_deleted():
+    button = qt.QPushButton()
+    button.deleteLater()
+    slicer.app.processEvents()
+    with pytest.raises(RuntimeError, match="deleted"):
+        _ = button.text

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import slicer_harness
 from reported_study import make_reported_study
-from slicer_harness import editor_module, layouts
+from slicer_harness import editor_module, layouts, markups_views
 from slicer_module import FOLDER, Gaps, environment, fake_job, slicer
 
 import qt
@@ -147,9 +147,8 @@ def middle(panel) -> np.ndarray:
 
 def place(panel, side: str, position) -> None:
     """As a click in a view does, world RAS."""
-    node = correction(panel).points(side)
-    n = node.AddControlPointWorld([float(x) for x in position])
-    assert node.GetNthControlPointPositionStatus(n) == node.PositionDefined
+    assert markups_views.click(slicer, position) is correction(panel).points(side)
+    slicer_harness.process_until(lambda: not getattr(panel._ui, f"place{side.title()}Button").checked)
 
 
 def answering(code: str):

@@ -100,6 +100,14 @@ def test_a_button_says_what_it_needs(panel):
     assert "the folder of a study" in ui.openButton.toolTip
 
 
+def test_a_path_that_is_taken_away_counts_no_more(panel, tmp_path):
+    ui = panel._ui
+    ui.studyPath.currentPath = str(tmp_path)
+    assert ui.openButton.enabled
+    ui.studyPath.currentPath = ""
+    assert not ui.openButton.enabled
+
+
 def test_a_study_is_made_from_folders_and_added_to(panel, tmp_path):
     ui, place = panel._ui, folders(tmp_path)
     ui.newPath.currentPath = str(tmp_path / "study")

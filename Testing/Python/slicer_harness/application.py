@@ -96,7 +96,7 @@ class _Application:
         return text
 
     def processEvents(self) -> None:
-        sys.modules["qt"].QApplication.processEvents()
+        process_events()
 
     def userSettings(self) -> Any:
         return settings()
@@ -200,16 +200,22 @@ def open_module(folder: Path, name: str) -> Any:
     return widget
 
 
+def process_events() -> None:
+    """Let Qt work; what is to be deleted later is deleted, as in the desktop's own event loop."""
+    qt = sys.modules["qt"]
+    qt.QApplication.processEvents()
+    qt.QApplication.sendPostedEvents(None, qt.QEvent.DeferredDelete)
+
+
 def process_until(reached: Callable[[], Any], seconds: float = 20.0) -> None:
     """Let Qt work until `reached()` is true.
 
     Raises:
         TimeoutError: if that takes longer than `seconds`.
     """
-    qt = sys.modules["qt"]
     end = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > end:
             raise TimeoutError(f"Not reached within {seconds:g} s.")
-        qt.QApplication.processEvents()
+        process_events()
         time.sleep(0.002)

@@ -171,7 +171,10 @@ def _connect(sender: QtCore.QObject, signal: str, slot: Any, *more: Any) -> bool
     listener = _listener(slot, count)
     if not QtCore.QObject.connect(sender, QtCore.SIGNAL(normal), listener):
         return False
-    _connected.setdefault(Shiboken.getCppPointer(sender)[0], []).append((normal, slot, listener))
+    pointer = Shiboken.getCppPointer(sender)[0]
+    if pointer not in _connected:
+        QtCore.QObject.connect(sender, QtCore.SIGNAL("destroyed()"), lambda: _connected.pop(pointer, None))
+    _connected.setdefault(pointer, []).append((normal, slot, listener))
     return True
 
 

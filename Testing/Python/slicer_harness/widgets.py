@@ -177,28 +177,34 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 
 @like_cpp
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A line for a path, with a button that browses."""
+    """A line for a path, with a button that browses; an empty path is no valid input, and not told as one."""
 
     currentPathChanged = QtCore.Signal(str)
+    validInputChanged = QtCore.Signal(bool)
     Dirs, Files, Executable, Readable = 0x001, 0x002, 0x040, 0x010
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         line = QtWidgets.QLineEdit()
-        QtWidgets.QLineEdit.setReadOnly(line, True)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(line)
-        _put(self, _path="", _filters=self.Dirs | self.Files, _line=line)
+        _put(self, _filters=self.Dirs | self.Files, _line=line, _is_valid=False)
+        line.textChanged.connect(self._changed)
+
+    def _changed(self, path: str) -> None:
+        was_valid = self._is_valid
+        _put(self, _is_valid=bool(path))
+        if path:
+            self.currentPathChanged.emit(path)
+        if was_valid != bool(path):
+            self.validInputChanged.emit(bool(path))
 
     def _get_path(self) -> str:
-        return self._path
+        return self._line.text
 
     def _set_path(self, path: str) -> None:
-        if path != self._path:
-            _put(self, _path=path)
-            QtWidgets.QLineEdit.setText(self._line, path)
-            self.currentPathChanged.emit(path)
+        QtWidgets.QLineEdit.setText(self._line, path)
 
     def _get_filters(self) -> int:
         return self._filters
