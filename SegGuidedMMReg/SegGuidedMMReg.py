@@ -1,5 +1,6 @@
 """The classes that Slicer asks for: they wire the panels, the jobs and the scene together."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ class SegGuidedMMReg(ScriptedLoadableModule):
         super().__init__(parent)
         parent.title = _("Segmentation-Guided Registration (SegGuidedMMReg)")
         parent.categories = ["Registration"]
-        parent.dependencies = []
+        parent.dependencies = ["Markups", "Segmentations", "Terminologies", "Transforms", "Volumes"]
         parent.contributors = ["The SegGuidedMMReg developers"]
         parent.helpText = _(
             "From a few segmentations of one imaging modality: segmentations of two, and smooth, fold-free, "
@@ -179,14 +180,18 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             panel.opened()
 
     def exit(self):
-        self._leave()
+        """The choices stay: a study that is still being opened is one of them."""
+        for panel in self._unfolded():
+            panel.left()
 
     def cleanup(self):
+        """Whatever goes wrong with a panel, the others save what they hold, and all jobs end."""
         self.removeObservers()
-        for panel in self.panels.values():
-            panel.cleanup()
-        if self.logic is not None:
-            self.logic.cleanup()
+        with contextlib.ExitStack() as parts:
+            if self.logic is not None:
+                parts.callback(self.logic.cleanup)
+            for panel in reversed(self.panels.values()):
+                parts.callback(panel.cleanup)
 
     def initializeParameterNode(self):
         """Take the choices of the scene: another scene, another study."""
@@ -200,14 +205,11 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif wanted != workplace.folder:
             workplace.open(wanted, self.panels["study"].failed)
 
-    def _leave(self, panels=None):
-        for panel in self._unfolded() if panels is None else panels:
-            panel.left()
-        self.workplace.parameters = None
-
     def onSceneStartClose(self, caller, event):
         """Nothing that is not saved may be lost, of steps that are folded neither."""
-        self._leave(self.panels.values())
+        for panel in self.panels.values():
+            panel.left()
+        self.workplace.parameters = None
 
     def onSceneEndClose(self, caller, event):
         if self.parent.isVisible():

@@ -242,7 +242,7 @@ class LookPart:
             return
         node = bridge.show_volume_change_map(image, pair)
         self._ui.foldsLabel.text = _("{count} voxels fold.").format(count=node.GetAttribute(f"{PREFIX}Folds"))
-        self._ui.legendLabel.setPixmap(_legend(node))
+        self._ui.legendLabel.setPixmap(_legend(node, self._ui.legendLabel.palette))
         self.views.show_change(node, self._ui.changeSlider.value / 100)
 
     def onChangeOpacity(self, value: int) -> None:
@@ -258,7 +258,7 @@ class LookPart:
         self._ui.foldsLabel.text = self._ui.legendLabel.text = ""
 
 
-def _legend(node: Any) -> Any:
+def _legend(node: Any, palette: Any) -> Any:
     """The colours from 0 to 2, as a picture with numbers."""
     colours = node.GetDisplayNode().GetColorNode()
     width, height = _LEGEND
@@ -271,7 +271,7 @@ def _legend(node: Any) -> Any:
         colours.GetColor(0 if x < height else 1 + (x - height) * (count - 2) // (width - height - 1), rgba)
         painter.setPen(qt.QColor(*(round(255 * c) for c in rgba[:3])))
         painter.drawLine(x, 0, x, height)
-    painter.setPen(qt.QApplication.palette().color(qt.QPalette.WindowText))
+    painter.setPen(palette.color(qt.QPalette.WindowText))
     scale = width - height
     marks = ((0, _("fold, 0")), (height + scale // 2 - 4, "1"), (width - 10, "2"))
     for x, text in marks:

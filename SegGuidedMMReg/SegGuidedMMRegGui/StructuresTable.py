@@ -91,12 +91,10 @@ class StructuresTable:
             if not value.isascii() or not value.isdigit():
                 raise StudyError(_("{name}: the value must be a whole number.").format(name=name or "–"))
             found.append(Structure(int(value), name, _rgb(row.colour.color), row.term))
-        for what, all_of in (
-            ("value", [s.value for s in found]),
-            ("name", [s.name.casefold() for s in found]),
-        ):
-            if len(set(all_of)) < len(all_of):
-                raise StudyError(_("Two structures have the same {what}.").format(what=what))
+        if len({s.value for s in found}) < len(found):
+            raise StudyError(_("Two structures have the same value."))
+        if len({s.name.casefold() for s in found}) < len(found):
+            raise StudyError(_("Two structures have the same name."))
         return tuple(found)
 
     def problem(self) -> str:

@@ -302,3 +302,18 @@ def test_what_is_to_be_deleted_later_is_deleted():
     slicer.app.processEvents()
     with pytest.raises(RuntimeError, match="deleted"):
         _ = button.text
+
+
+def test_what_only_pyside_knows_is_refused():
+    for thing, name in (
+        (qt.QTimer(), "remainingTimeAsDuration"),
+        (qt.QComboBox(), "setLabelDrawingMode"),
+        (qt.QColor(1, 2, 3), "toTuple"),
+    ):
+        with pytest.raises(AttributeError, match="in PythonQt"):
+            getattr(thing, name)
+
+
+def test_signals_that_were_not_looked_up_are_refused():
+    with pytest.raises(AssertionError, match="real_signals"):
+        qt.QComboBox().connect("textActivated(QString)", print)

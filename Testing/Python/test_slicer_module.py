@@ -92,6 +92,25 @@ def test_closing_the_module_ends_its_jobs_and_leaves_no_observer(widget):
     assert not widget.hasObserver(scene, scene.EndCloseEvent, widget.onSceneEndClose)
 
 
+def test_a_panel_that_fails_at_the_end_keeps_no_other_from_its_own(widget, monkeypatch):
+    job, done = begin(widget, "time.sleep(60)"), []
+
+    def fail():
+        raise ValueError("Trying to set property 'text' on a destroyed QLabel object")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(widget.panels["study"], "cleanup", fail)
+        patch.setattr(widget.panels["export"], "cleanup", lambda: done.append("export"))
+        with pytest.raises(ValueError, match="destroyed"):
+            widget.cleanup()
+    assert done == ["export"]
+    assert not job.is_running
+
+
+def test_slicer_loads_before_it_what_it_uses(widget):
+    assert set(slicer.modules.SegGuidedMMRegInstance.parent.dependencies) >= {"Segmentations", "Markups"}
+
+
 def test_choices_come_back_with_a_scene_and_a_new_scene_starts_afresh(widget, tmp_path):
     widget.workplace.parameters.studyFolder = "/data/knees"
     path = tmp_path / "scene.mrml"

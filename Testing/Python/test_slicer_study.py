@@ -183,6 +183,15 @@ def test_the_study_is_kept_in_the_scene_and_comes_back_with_it(widget, knees, tm
     assert widget.workplace.folder == str(knees)
 
 
+def test_a_study_that_is_there_only_when_another_module_is_shown_stays_open(widget, knees):
+    widget.panels["study"].open(str(knees))
+    widget.exit()
+    settle(widget.panels["study"])
+    widget.enter()
+    settle(widget.panels["study"])
+    assert widget.workplace.folder == str(knees)
+
+
 class FakePython:
     def command(self, _):
         return fake_job(

@@ -468,6 +468,7 @@ def test_a_training_is_found_again_cancelled_goes_on_and_ends_with_curves_and_pi
     assert not ProcessTree.alive(tree)
     settle(panel)
     assert ui.trainButton.text == "Continue"
+    assert ui.trainButton.shortcut.toString() == "Ctrl+Return"
     assert row(panel, "segmentation")[STATE].startswith("◐")
 
     ui.trainButton.click()

@@ -29,6 +29,7 @@ sys.pyside6_option_python_enum = 0x0E  # enums are integers, reachable short and
 
 from PySide6 import QtCore, QtGui, QtSvg, QtUiTools, QtWidgets  # noqa: E402
 from shiboken6 import Shiboken  # noqa: E402
+from slicer_harness import real_names  # noqa: E402
 
 slot_errors: list[BaseException] = []
 
@@ -109,9 +110,40 @@ def _get(item: QtCore.QObject, name: str) -> Any:
     if _meta_property(item, asked) is not None and (id(item), asked) not in _reading:
         return _property(item, asked)
     value = _PLAIN_GET(item, name)
-    is_for_qt = name.endswith("Event")  # a stand-in's own paintEvent: Qt looks for a plain method
-    is_method = isinstance(value, (types.BuiltinMethodType, types.MethodType))
-    return _Method(value) if is_method and not is_for_qt else value
+    is_for_qt = name.endswith("Event") or name == "eventFilter"  # a stand-in's own: Qt wants it plain
+    if isinstance(value, (types.BuiltinMethodType, types.MethodType)) and not is_for_qt:
+        _refuse_unwrapped(item, name)
+        return _Method(value)
+    return value
+
+
+_wrapped: set[tuple[type, str]] = set()
+
+
+def _refuse_unwrapped(item: QtCore.QObject, name: str) -> None:
+    """PythonQt has neither a wrapper nor a slot for what only PySide6 knows."""
+    kind = type(item)
+    if (kind, name) in _wrapped:
+        return
+    is_ours = any("_stands_for_cpp" in vars(each) and name in vars(each) for each in kind.__mro__)
+    if not (
+        is_ours
+        or name.startswith("_")
+        or real_names.is_known(kind, name)
+        or real_names.in_meta_object(_PLAIN_GET(item, "metaObject")(), name)
+    ):
+        raise AttributeError(f"{kind.__name__} has no attribute named '{name}' in PythonQt")
+    _wrapped.add((kind, name))
+
+
+def _get_of_value(item: Any, name: str) -> Any:
+    """Of what is no QObject: QTableWidgetItem, QPainter, QColor and so on."""
+    value = object.__getattribute__(item, name)
+    if isinstance(value, types.BuiltinMethodType) and not name.startswith("_"):
+        if not real_names.is_known(type(item), name):
+            raise AttributeError(f"{type(item).__name__} has no attribute named '{name}' in PythonQt")
+        return _Method(value)
+    return value
 
 
 def _property(item: QtCore.QObject, name: str) -> Any:
@@ -167,6 +199,8 @@ def _connect(sender: QtCore.QObject, signal: str, slot: Any, *more: Any) -> bool
     index = meta.indexOfSignal(normal)
     if index < 0:
         return False
+    if normal not in real_names.signals():
+        raise AssertionError(f"{normal}: has Qt 5 that too? Look it up, then add it to real_signals.txt")
     count = meta.method(index).parameterCount()
     listener = _listener(slot, count)
     if not QtCore.QObject.connect(sender, QtCore.SIGNAL(normal), listener):
@@ -247,6 +281,8 @@ def _adapt(cls: type) -> None:
     if issubclass(cls, QtCore.QObject):
         cls.__getattribute__ = _get
         cls.__setattr__ = _set
+    elif cls.__name__ in real_names.names():
+        cls.__getattribute__ = _get_of_value
 
 
 def make_qt() -> types.ModuleType:
