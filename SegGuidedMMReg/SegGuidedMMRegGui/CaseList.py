@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -13,8 +14,9 @@ _SIGNS = {UNSAVED: "✎", DRAFT: "◐", TRAINING: "●", EVALUATION: "◆", EMPT
 _TO_DO = (UNSAVED, DRAFT, EMPTY)
 
 
+@cache
 def words_of(state: str) -> str:
-    """A state in words."""
+    """A state in words; to ask for a translation takes its time, and there are thousands of cases."""
     return {
         UNSAVED: _("not saved"),
         DRAFT: _("draft"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -226,15 +227,19 @@ def _item(text: str) -> Any:
     return item
 
 
+@cache
+def _words() -> dict[Any, str]:
+    """Of label uses and of yes and no; to ask for a translation takes its time."""
+    return {"training": _("for training"), "evaluation": _("for evaluation"), True: _("yes")}
+
+
 def _row(case: Data) -> tuple[str, ...]:
-    uses = {"training": _("for training"), "evaluation": _("for evaluation")}
+    words = _words()
     return (
         case["modality"],
         case["name"],
         case["subject"],
         case["role"],
-        uses.get(case["label_use"], "–"),
-        _("yes") if case["landmarks"] else "–",
-        _("yes") if case["predicted"] else "–",
-        _("yes") if case["mirrored"] else "–",
+        words.get(case["label_use"], "–"),
+        *(words.get(bool(case[what]), "–") for what in ("landmarks", "predicted", "mirrored")),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +165,26 @@ class PairsTable:
             item.setToolTip(f"{pair.title}\n{pair.problem}" if pair.problem else pair.title)
 
 
+@cache
+def _statuses() -> dict[str, str]:
+    """In words; to ask for a translation takes its time, and there are thousands of pairs."""
+    return {"ok": _("ok"), "failed": _("failed"), "damaged": _("cannot be used")}
+
+
+@cache
+def _verdicts() -> dict[str, str]:
+    return {"accepted": _("accepted"), "rejected": _("rejected"), "doubtful": _("doubtful"), "": "–"}
+
+
 def _row(pair: ExportablePair) -> tuple[str, ...]:
-    statuses = {"ok": _("ok"), "failed": _("failed"), "damaged": _("cannot be used")}
+    statuses = _statuses()
     dice = "–" if pair.dice is None else f"{pair.dice:.3f}"
     status = statuses.get(pair.status, pair.status)
     return pair.title, dice, _decision(pair), f"{status}: {pair.problem}" if pair.problem else status
 
 
 def _decision(pair: ExportablePair) -> str:
-    words = {"accepted": _("accepted"), "rejected": _("rejected"), "doubtful": _("doubtful"), "": "–"}
+    words = _verdicts()
     if pair.earlier:
         return _("earlier result {verdict}").format(verdict=words[pair.earlier])
     return words[pair.decision]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from slicer.i18n import tr as _
 
@@ -14,6 +15,12 @@ _SEEN = 80
 """Rows from the first that is seen on: more than fit a screen."""
 _WIDTHS = (62, 62, 50, 80, 46, 46, 60)
 _NUMBERS = {3: "dice_before", 4: "dice_after", 5: "folded_voxels", 6: "seconds"}
+
+
+@cache
+def _states() -> dict[str, str]:
+    """In words; to ask for a translation takes its time, and there are thousands of rows."""
+    return {"": _("waits"), "ok": _("ok"), "failed": _("failed")}
 
 
 @dataclass
@@ -37,7 +44,7 @@ class PairRow:
 
     def texts(self) -> tuple[str, ...]:
         """What its row says."""
-        states = {"": _("waits"), "ok": _("ok"), "failed": _("failed")}
+        states = _states()
         why = "; ".join(filter(None, (self.found.get("reason"), self.found.get("warnings"))))
         numbers = (_shortened(self.found.get(key, "")) for key in _NUMBERS.values())
         return (_last(self.moving), _last(self.fixed), states.get(self.state, self.state), *numbers, why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ _SLICE_S = 0.02
 FILTERS = ("all", "open", *VERDICTS, "outdated", "failed")
 
 
+@cache
 def words(verdict: str) -> str:
-    """A verdict or filter as the user reads it."""
+    """A verdict or filter as the user reads it; to ask for a translation takes its time."""
     return {
         "accepted": _("accepted"),
         "rejected": _("rejected"),

@@ -25,7 +25,6 @@ from SegGuidedMMRegLib.events import ErrorCode
 
 STAGES = ("prealign", "augmentation", "segmentation", "adaptation", "registration")
 _STEPS = 1000
-_KEY = "Ctrl+Return"
 
 
 class TrainPanel(Panel):
@@ -105,7 +104,7 @@ class TrainPanel(Panel):
         edited = self._form.edited
         needs = self._needs()
         ui.trainButton.text = _("Continue") if self._is_cut_off else _("Train")
-        ui.trainButton.setShortcut(qt.QKeySequence(_KEY))  # which goes with another text
+        ui.trainButton.setShortcut(qt.QKeySequence("Ctrl+Return"))  # it goes with another text
         ui.trainButton.enabled = not needs
         purpose = _("Train all stages that are missing or out of date (Ctrl+Return)")
         ui.trainButton.toolTip = _("Needs {needs}").format(needs=", ".join(needs)) if needs else purpose

@@ -317,3 +317,18 @@ def test_what_only_pyside_knows_is_refused():
 def test_signals_that_were_not_looked_up_are_refused():
     with pytest.raises(AssertionError, match="real_signals"):
         qt.QComboBox().connect("textActivated(QString)", print)
+
+
+def test_what_is_hidden_in_a_folded_section_stays_hidden_and_what_is_shown_waits():
+    section = ctk.ctkCollapsibleButton()
+    layout = qt.QVBoxLayout(section)
+    plain, hidden, late = qt.QLabel("a"), qt.QLabel("b"), qt.QLabel("c")
+    for label in (plain, hidden, late):
+        layout.addWidget(label)
+    section.show()
+    hidden.visible = late.visible = False
+    section.collapsed = True
+    late.visible = True
+    assert [label.isVisible() for label in (plain, hidden, late)] == [False, False, False]
+    section.collapsed = False
+    assert [label.isVisible() for label in (plain, hidden, late)] == [True, False, True]

@@ -60,16 +60,9 @@ def is_known(cls: type, name: str) -> bool:
     return any(name in of_classes.get(each.__name__, ()) for each in cls.__mro__)
 
 
-_seen: dict[tuple[str, int], frozenset[str]] = {}
-
-
 def in_meta_object(meta: Any, name: str) -> bool:
     """Whether a slot or signal of the meta-object has this name; PythonQt finds those by itself."""
-    key = meta.className(), meta.methodCount()
-    if key not in _seen:
-        found = (meta.method(n).name() for n in range(meta.methodCount()))
-        _seen[key] = frozenset(each.data().decode() for each in found)
-    return name in _seen[key]
+    return any(meta.method(n).name().data().decode() == name for n in range(meta.methodCount()))
 
 
 def _read(generated: Path, classes: Iterable[str]) -> dict[str, list[str]]:

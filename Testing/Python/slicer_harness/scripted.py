@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import unittest
@@ -107,15 +108,21 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 
 
 def tr(text: str) -> str:
-    """`from slicer.i18n import tr as _`: a literal text, as lupdate finds it; formatted afterwards."""
-    if not isinstance(text, str):
-        raise TypeError(f"_() takes a string, got {text!r}")
-    return text
+    """`from slicer.i18n import tr as _`: a literal text, as lupdate finds it; formatted afterwards.
+
+    It takes as long as Slicer's, some 20 µs: the source file of who asks is looked for at each call.
+    """
+    frame = inspect.currentframe()
+    asking = None if frame is None else frame.f_back
+    context = Path(inspect.getsourcefile(asking) or inspect.getfile(asking)).stem  # type: ignore[arg-type]
+    return translate(context, text)
 
 
 def translate(context: str, text: str) -> str:
     """The same with its context."""
-    return tr(text)
+    if not isinstance(text, str):
+        raise TypeError(f"_() takes a string, got {text!r}")
+    return text
 
 
 def modules() -> tuple[types.ModuleType, ...]:

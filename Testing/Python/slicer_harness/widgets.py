@@ -114,14 +114,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     showHidden = _flag("showHidden", False)
 
 
-def _is_hidden_on_purpose(widget: QtWidgets.QWidget) -> bool:
-    """By the module, not because it lies in a folded section: unfolding leaves it hidden."""
-    return bool(widget.testAttribute(_ON_PURPOSE) and widget.testAttribute(QtCore.Qt.WA_WState_Hidden))
-
-
 @like_cpp
 class ctkCollapsibleButton(QtWidgets.QWidget):
-    """A heading that folds what is under it."""
+    """A heading that folds what is under it; what was hidden by itself stays hidden when it unfolds."""
 
     contentsCollapsed = QtCore.Signal(bool)
 
@@ -129,8 +124,34 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         text, parent = (parent, more) if isinstance(parent, str) else ("", parent)
         _put(self, _text=text, _collapsed=False, _more=_FOLDED_MORE, _highest=16777215)
         super().__init__(parent)
+        _put(self, _hidden=set(), _is_ours=False)
         self.setSizePolicy(QtWidgets.QSizePolicy.Minimum, QtWidgets.QSizePolicy.Preferred)
         self.setContentsMargins(0, heading_height(self), 0, 0)
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        child = event.child()
+        if event.added() and child.isWidgetType() and hasattr(self, "_hidden"):
+            QtCore.QObject.installEventFilter(child, self)
+            is_set = native(child, "testAttribute")(_ON_PURPOSE)
+            if is_set and QtWidgets.QWidget.isHidden(child):
+                self._hidden.add(child)
+            if self._collapsed:
+                self._show_child(child)
+
+    def eventFilter(self, child: QtCore.QObject, event: QtCore.QEvent) -> bool:
+        if not self._is_ours and event.type() == QtCore.QEvent.ShowToParent:
+            self._hidden.discard(child)
+            self._show_child(child)
+        elif not self._is_ours and event.type() == QtCore.QEvent.HideToParent:
+            self._hidden.add(child)
+        return False
+
+    def _show_child(self, child: QtWidgets.QWidget) -> None:
+        _put(self, _is_ours=True)
+        QtWidgets.QWidget.setVisible(child, not self._collapsed and child not in self._hidden)
+        if child not in self._hidden:  # it was not done on purpose
+            child.setAttribute(_ON_PURPOSE, False)
+        _put(self, _is_ours=False)
 
     def _get_text(self) -> str:
         return self._text
@@ -161,9 +182,8 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
             self.setMinimumHeight(0)
             self.setMaximumHeight(self._highest)
         for child in QtCore.QObject.children(self):
-            if child.inherits("QWidget") and not _is_hidden_on_purpose(child):
-                QtWidgets.QWidget.setVisible(child, not collapsed)
-                child.setAttribute(_ON_PURPOSE, False)
+            if child.isWidgetType():
+                self._show_child(child)
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
 
