@@ -17,6 +17,9 @@ from SegGuidedMMRegGui.Widgets import connect
 _SLICE_S = 0.02
 """How long the window waits for us at one go."""
 
+_WIDTHS = (64, 52, 100)
+"""Of the columns beside the pair's name, in pixels."""
+
 FILTERS = ("all", "open", *VERDICTS, "outdated", "failed")
 
 
@@ -60,8 +63,10 @@ class ReviewList:
         connect(self._timer, "timeout()", self._take_some)
         header = table.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
-        for column in (1, 2):
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        for column, width in enumerate(
+            _WIDTHS, 1
+        ):  # to measure each text takes too long for thousands of pairs
+            header.resizeSection(column, width)
         connect(table, "currentCellChanged(int,int,int,int)", self._on_cell)
 
     def open(self, registrations: Path | None) -> None:
@@ -87,6 +92,11 @@ class ReviewList:
         """Read no more."""
         self._timer.stop()
         self._coming = iter(())
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether more pairs are to come."""
+        return bool(self._timer.active)
 
     @property
     def results(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.ReviewList import FILTERS, ReviewList, words
 from SegGuidedMMRegGui.ReviewRecord import Decision, Entry, result_of, user_name
 from SegGuidedMMRegGui.ReviewTable import rows, sentences
+from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.Steps import Steps
 from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
@@ -80,18 +81,20 @@ class ReviewPanel(Panel):
         if self.workplace.bridge is not self._bridge:
             self._stop_reading()
             self._bridge = self.workplace.bridge
-        study = self.workplace.study
-        self._list.open(None if study is None else Path(self.workplace.folder) / "registrations")
+        self._list_pairs()
         self._say_counts()
         self.pair_changed()
+
+    def _list_pairs(self) -> None:
+        study = self.workplace.study
+        self._list.open(None if study is None else Path(self.workplace.folder) / "registrations")
 
     def choices_changed(self) -> None:
         self._look.choices_changed()
 
     def opened(self) -> None:
         self._is_open = True
-        if self._list.record is not None:
-            self._list.record.read()
+        self._list_pairs()  # step 4 may have registered others, and others may have reviewed
         self.pair_changed()
 
     def left(self) -> None:
@@ -191,6 +194,7 @@ class ReviewPanel(Panel):
         if pair is None or not self._is_there(pair.forward):  # of another study, or a scene that was closed
             self._ours = {}
         report = {} if pair is None else _report_of(pair.folder)
+        self._list_new(pair)
         self._list.mark(self._name())
         ui.pairLabel.text = self._title()
         fill_table(ui.measuresTable, rows(report))
@@ -202,6 +206,15 @@ class ReviewPanel(Panel):
         self.onPoints()
         self._correct.refresh()
         self._look.show(pair if self._is_open else None)
+
+    def _list_new(self, pair: PairNodes | None) -> None:
+        """List a pair of the study that has just been registered."""
+        name = self._name()
+        if pair is None or not name or self._list.is_reading or self._list.entry(name) is not None:
+            return
+        if pair_folder(pair.folder).parent == Path(self.workplace.folder) / "registrations":
+            self._list.refresh(pair_folder(pair.folder))
+            self._say_counts()
 
     def _name(self) -> str:
         """By which decisions about the pair are kept; "" without one."""

@@ -118,6 +118,16 @@ def test_the_pairs_of_the_study_are_listed_with_result_and_dice(panel):
     assert panel._ui.countLabel.text == "4 pairs, 4 not reviewed"
 
 
+def test_a_pair_that_was_registered_meanwhile_is_listed(widget, panel):
+    registrations = Path(widget.workplace.folder) / "registrations"
+    widget.ui.reviewButton.collapsed = True
+    shutil.copytree(registrations / "d3--r3", registrations / "d3--r1")
+    widget.ui.reviewButton.collapsed = False
+    listed(panel)
+    assert panel._list.pairs[0] == "d3--r1"
+    assert panel._ui.countLabel.text == "5 pairs, 5 not reviewed"
+
+
 def test_a_pair_is_seen_as_fixed_moving_and_both(panel):
     choose(panel, "d3--r3")
     fixed, moving, both = (picture(view) for view in (FIXED, MOVING, OVERLAY))
