@@ -209,7 +209,7 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Nothing that is not saved may be lost, of steps that are folded neither."""
         for panel in self.panels.values():
             panel.left()
-        self.workplace.parameters = None
+        self.workplace.scene_closed()
 
     def onSceneEndClose(self, caller, event):
         if self.parent.isVisible():

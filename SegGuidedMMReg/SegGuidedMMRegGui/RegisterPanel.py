@@ -101,11 +101,13 @@ class RegisterPanel(Panel):
             return
         self._say("")
         self._show_result(None)
-        wanted, parameters = PairImages(bridge, images), self.workplace.parameters
+        wanted, scenes_closed = PairImages(bridge, images), self.workplace.scenes_closed
 
         def read(_none: None) -> None:
             self._reading = None
-            if bridge is self.workplace.bridge and parameters is self.workplace.parameters:
+            if scenes_closed != self.workplace.scenes_closed:
+                self._say(_("The scene was closed before the images were read, so nothing was registered."))
+            elif bridge is self.workplace.bridge:
                 self._register(wanted)
             self.onChanged()
 

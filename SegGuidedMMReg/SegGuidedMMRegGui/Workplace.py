@@ -27,6 +27,7 @@ class Workplace:
         scene: the vtkMRMLScene.
         runner: runs the library.
         parameters: the user's choices, which are saved with the scene; None while there is no scene.
+        scenes_closed: how many were; what was begun in one is not for the next.
         study: what `segmmreg info STUDY` says of the open study; None without one.
         bridge: shows that study in the scene; None without one.
         watchers: called when another study is open, the same one was read again, or none is open.
@@ -39,6 +40,7 @@ class Workplace:
     def __init__(self, scene: Any, runner: JobRunner) -> None:
         self.scene, self.runner = scene, runner
         self.parameters: Any = None
+        self.scenes_closed = 0
         self.study: Data | None = None
         self.bridge: SceneBridge | None = None
         self.watchers: list[Callable[[], None]] = []
@@ -113,6 +115,11 @@ class Workplace:
         self.pair = pair
         for watcher in list(self.pair_watchers):
             watcher()
+
+    def scene_closed(self) -> None:
+        """The choices are gone with it."""
+        self.parameters = None
+        self.scenes_closed += 1
 
     def close(self) -> None:
         """Close the study; its nodes stay in the scene."""

@@ -321,6 +321,23 @@ def test_a_scene_closed_while_images_are_read_gets_nothing(widget, step, knees):
     slicer_harness.process_until(lambda: not step._is_busy, 30)
     assert not nodes_of(slicer.mrmlScene)
     assert not step._registration.is_running
+    assert "The scene was closed" in ui.messageLabel.text
+
+
+def test_a_module_left_and_entered_while_images_are_read_registers_them(widget, step, knees):
+    open_study(step, knees.folder)
+    settle(step)
+    ui, workplace = step._ui, step.workplace
+    choose(ui.movingCaseBox, "dxa/d3")
+    choose(ui.fixedCaseBox, "radiograph/r3")
+    workplace._worker = WorkerClient(workplace.folder, workplace.runner, FakePython(BAD))
+    ui.startButton.click()
+    assert step._reading is not None
+    widget.exit()
+    widget.enter()
+    slicer_harness.process_until(lambda: not step._is_busy, 30)
+    assert ui.messageLabel.text == "It is torn."  # which the worker says, so it was asked
+    assert len(nodes_of(slicer.mrmlScene)) == 2
 
 
 def test_a_result_is_told_in_words():
