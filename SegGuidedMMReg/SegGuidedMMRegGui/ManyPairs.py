@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from SegGuidedMMRegGui.JobEvents import JobEnd, JobListener
 from SegGuidedMMRegGui.JobRunner import Job
 from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.PairImages import PairImages
-from SegGuidedMMRegGui.PairTable import PairRow, PairTable
+from SegGuidedMMRegGui.PairTable import PairRow, PairTable, rows_of
 from SegGuidedMMRegGui.PairWords import needs_for_registering
 from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.SideChoice import case_title
@@ -32,6 +31,7 @@ from SegGuidedMMRegLib.sampling import Image
 
 _KIND = "register"
 _LOOK_MS = 500
+_TYPED_MS = 400
 TESTS, TEMPLATE, LIST = "tests", "template", "list"
 _CHOICES = (TESTS, TEMPLATE, LIST)
 
@@ -59,6 +59,9 @@ class ManyPairs:
         self._message = ""
         self._timer = qt.QTimer()
         connect(self._timer, "timeout()", self._look)
+        self._typed = qt.QTimer()
+        self._typed.setSingleShot(True)
+        connect(self._typed, "timeout()", self._changed)
         ui.pairsPath.filters = ctk.ctkPathLineEdit.Files
         connect(ui.pairsBox, "activated(int)", self.onKind)
         connect_path(ui.pairsPath, self.onPath)
@@ -106,6 +109,7 @@ class ManyPairs:
 
     def left(self) -> None:
         """The step was folded, or the scene is about to be closed."""
+        self._typed.stop()
         if self._reading is not None:
             self._reading.forget()
             self._reading = None
@@ -122,7 +126,15 @@ class ManyPairs:
         self._keep("pairsKind", _CHOICES[index])
 
     def onPath(self) -> None:
-        self._keep("pairsFile", self._ui.pairsPath.currentPath)
+        """Forget the list of the former path, and ask for the new one when nothing is typed any more."""
+        path, parameters = self._ui.pairsPath.currentPath, self._workplace.parameters
+        if self._is_showing or parameters is None or path == parameters.pairsFile:
+            return
+        parameters.pairsFile = path
+        self._message = ""
+        self._forget_list()
+        self._typed.start(_TYPED_MS)
+        self._show()
 
     def onFolded(self, is_folded: bool) -> None:
         if not is_folded:
@@ -152,6 +164,7 @@ class ManyPairs:
     # -- the list ---------------------------------------------------------------------------------------
     def _changed(self) -> None:
         """Ask the library for the list, if it is another one than that which is shown and can be told."""
+        self._typed.stop()
         bridge = self._workplace.bridge
         cases = () if bridge is None else tuple(case.key for case in bridge.study.cases)
         wanted = (self._workplace.folder, self._arguments(), cases, self._file_state())
@@ -188,7 +201,7 @@ class ManyPairs:
             if job is not self._listing:
                 return
             if end.is_done:
-                self._reading_list = Background(lambda: _rows_of(path), self._take_list, self._failed_to_list)
+                self._reading_list = Background(lambda: rows_of(path), self._take_list, self._failed_to_list)
             else:
                 self._failed_to_list(end.message)
 
@@ -385,9 +398,3 @@ class ManyPairs:
     def _get(self, parameter: str) -> str:
         parameters = self._workplace.parameters
         return "" if parameters is None else str(getattr(parameters, parameter))
-
-
-def _rows_of(path: Path) -> list[PairRow]:
-    """The pairs of a list that the library wrote."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [PairRow(row["name"], row["moving"], row["fixed"]) for row in csv.DictReader(file)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 from slicer.i18n import tr as _
 
@@ -48,6 +50,12 @@ class PairRow:
         why = "; ".join(filter(None, (self.found.get("reason"), self.found.get("warnings"))))
         numbers = (_shortened(self.found.get(key, "")) for key in _NUMBERS.values())
         return (_last(self.moving), _last(self.fixed), states.get(self.state, self.state), *numbers, why)
+
+
+def rows_of(path: Path) -> list[PairRow]:
+    """The pairs of a list that the library wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [PairRow(row["name"], row["moving"], row["fixed"]) for row in csv.DictReader(file)]
 
 
 class PairTable:

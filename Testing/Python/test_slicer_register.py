@@ -448,6 +448,34 @@ def test_a_list_of_the_users_is_checked_and_shown(panel, knees, tmp_path):
     settle(panel)
 
 
+def test_a_list_is_asked_for_when_its_path_is_typed_not_at_every_key(panel, knees, tmp_path, monkeypatch):
+    path, asked, runner = tmp_path / "pairs.csv", [], panel.workplace.runner
+    path.write_text("moving,fixed\nd3,r3\nd4,r3\n")
+    open_study(panel, knees.folder)
+    ui, start = panel._ui, runner.start
+    ui.manyButton.collapsed = False
+    choose(ui.pairsBox, "The pairs of a list")
+
+    def started(title, arguments, *others):
+        asked.append(arguments)
+        return start(title, arguments, *others)
+
+    monkeypatch.setattr(runner, "start", started)
+    for length in range(1, len(str(path)) + 1):
+        ui.pairsPath.currentPath = str(path)[:length]
+        slicer_harness.process_until(lambda: True, 1)
+        assert not ui.manyStartButton.enabled
+    assert not asked
+    wait_for_list(panel, 2)
+    assert [arguments[arguments.index("--pairs") + 1] for arguments in asked] == [str(path)]
+    assert ui.manyStartButton.enabled
+    ui.pairsPath.currentPath = str(path)[:-1]
+    assert rows(panel) == []
+    assert not ui.manyStartButton.enabled
+    slicer_harness.process_until(lambda: "pairs.cs" in ui.countLabel.text, 60)
+    settle(panel)
+
+
 def test_thousands_of_pairs_do_not_keep_the_window_busy(panel):
     table, widget = PairTable(panel._ui.pairsTable, lambda row: None), panel._ui.pairsTable
     found = {"status": "ok", "dice_before": "0.5", "folded_voxels": "0", "seconds": "1.2"}
