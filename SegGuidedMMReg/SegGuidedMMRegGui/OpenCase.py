@@ -12,11 +12,11 @@ from SegGuidedMMRegGui import NodeTags
 from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
 from SegGuidedMMRegGui.SegmentationNodes import SegmentsRead, read_segments
+from SegGuidedMMRegGui.VolumeNodes import range_of
 from SegGuidedMMRegLib.cases import Case, Role
 from SegGuidedMMRegLib.images import Image, write_labels
 
 _LABELS = "Binary labelmap"
-_ENOUGH = 200_000
 _OWN_HELPERS = ("Display", "Storage", "Slice", "Selection", "SegmentEditor", "SubjectHierarchy")
 
 
@@ -42,13 +42,6 @@ def read_files(bridge: SceneBridge, case: Case) -> CaseFiles:
     image = bridge.study.read_image(case)
     labels = bridge.read_drawn_labels(case) if bridge.label_path(case).is_file() else None
     return CaseFiles(image, labels, range_of(image.array))
-
-
-def range_of(values: np.ndarray) -> tuple[float, float]:
-    """Between which numbers most values of an image lie, 1 to 99 %; of a large one a part is looked at."""
-    some = values.ravel()[:: max(1, values.size // _ENOUGH)]
-    low, high = (float(n) for n in np.percentile(some[np.isfinite(some)], (1, 99)))
-    return (low, high) if high > low else (float(some.min()), float(some.max()) + 1)
 
 
 def usual_use(bridge: SceneBridge, case: Case) -> str:
@@ -78,7 +71,7 @@ class OpenCase:
         self.grid = files.image.grid
         former = {node.GetID() for node in bridge.nodes(case.key)}
         drawn = bridge.labels_node(case)
-        self.volume = bridge.show_case(case, files.image)
+        self.volume = bridge.show_case(case, files.image, files.range)
         self.was_found = drawn is not None and not self._is_saved(drawn, files.labels)
         if self.was_found:
             self.segmentation = drawn

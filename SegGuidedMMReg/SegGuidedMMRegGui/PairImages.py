@@ -29,6 +29,7 @@ class PairImages:
         self._bridge, self._sources = bridge, tuple(sources)
         self._missing = [n for n, source in enumerate(sources) if self._node(source) is None]
         self._images: dict[int, Image] = {}
+        self._ranges: dict[int, tuple[float, float]] = {}
 
     def read(self) -> None:
         """Read those that are not in the scene.
@@ -40,6 +41,7 @@ class PairImages:
             source = self._sources[n]
             is_case = isinstance(source, Case)
             self._images[n] = self._bridge.study.read_image(source) if is_case else read_image(source)
+            self._ranges[n] = VolumeNodes.range_of(self._images[n].array)
 
     def show(self) -> list[Any]:
         """The volume nodes."""
@@ -50,8 +52,9 @@ class PairImages:
         if image is None:
             return self._node(source)
         if isinstance(source, Case):
-            return self._bridge.show_case(source, image)
-        return VolumeNodes.show_image(self._bridge.scene, image, self._tag(source), source.name)
+            return self._bridge.show_case(source, image, self._ranges[number])
+        scene, tag = self._bridge.scene, self._tag(source)
+        return VolumeNodes.show_image(scene, image, tag, source.name, self._ranges[number])
 
     def _node(self, source: Source) -> Any:
         if isinstance(source, Case):

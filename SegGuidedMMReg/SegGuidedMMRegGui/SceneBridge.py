@@ -92,10 +92,12 @@ class SceneBridge:
         return Path(tempfile.mkdtemp(prefix=prefix, dir=self._temporary))
 
     # -- cases ------------------------------------------------------------------------------------------
-    def show_case(self, case: Case, image: Image | None = None) -> Any:
-        """The image of a case as a volume node; `image` where it is read already."""
+    def show_case(
+        self, case: Case, image: Image | None = None, shown: tuple[float, float] | None = None
+    ) -> Any:
+        """The image of a case as a volume node; `image` where it is read already, `shown` as `show_image`."""
         image = self.study.read_image(case) if image is None else image
-        return VolumeNodes.show_image(self.scene, image, self._tag("image", case), _title(case))
+        return VolumeNodes.show_image(self.scene, image, self._tag("image", case), _title(case), shown)
 
     def volume_of(self, case: Case) -> Any | None:
         """The volume node of a case that is in the scene, as it is now; None if there is none."""

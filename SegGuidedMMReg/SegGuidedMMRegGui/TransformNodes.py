@@ -130,10 +130,11 @@ def show_through(scene: Any, moving: Any, tag: Tag, name: str, *, world: WorldIm
         node = show_image(scene, world.image, tag, name)
     else:
         node = node_for(scene, VOLUME, tag, name)
-        node.SetAndObserveImageData(moving.GetImageData())
-        node.SetIJKToRASMatrix(to_vtk(_placed(moving, world)))
         if node.GetDisplayNode() is None:
             node.CreateDefaultDisplayNodes()
+            node.GetDisplayNode().SetAutoWindowLevel(False)  # which would look at all voxels, for nothing
+        node.SetAndObserveImageData(moving.GetImageData())
+        node.SetIJKToRASMatrix(to_vtk(_placed(moving, world)))
     _same_brightness(moving, node)
     node.SetAndObserveTransformNodeID(transform.GetID())
     return node

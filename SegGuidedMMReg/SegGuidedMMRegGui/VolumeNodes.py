@@ -15,6 +15,7 @@ from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
 
 VOLUME = "vtkMRMLScalarVolumeNode"
+_ENOUGH = 200_000
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,30 @@ class WorldImage:
     resampled: bool
 
 
-def show_image(scene: Any, image: Image, tag: Tag, name: str) -> Any:
-    """The image as a scalar volume node at its place: the one with this tag, or a new one."""
+def range_of(values: np.ndarray) -> tuple[float, float]:
+    """Between which numbers most values of an image lie, 1 to 99 %; of a large one a part is looked at."""
+    some = values.ravel()[:: max(1, values.size // _ENOUGH)]
+    low, high = (float(n) for n in np.percentile(some[np.isfinite(some)], (1, 99)))
+    return (low, high) if high > low else (float(some.min()), float(some.max()) + 1)
+
+
+def show_image(
+    scene: Any, image: Image, tag: Tag, name: str, shown: tuple[float, float] | None = None
+) -> Any:
+    """The image as a scalar volume node at its place: the one with this tag, or a new one.
+
+    Args:
+        scene: where.
+        image: of LPS mm.
+        tag, name: of the node.
+        shown: values that are black and white in a new node. Without them Slicer looks at all voxels, which
+            for a large image takes longer than all the rest.
+    """
     node = node_for(scene, VOLUME, tag, name)
+    if shown is not None and node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevelMinMax(*shown)
     array = np.ascontiguousarray(_of_slicers_types(image.array)).reshape(image.grid.size[::-1])
     slicer.util.updateVolumeFromArray(node, array)
     node.SetIJKToRASMatrix(to_vtk(voxel_to_ras(image.grid)))

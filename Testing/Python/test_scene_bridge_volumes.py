@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -22,9 +24,9 @@ from scene_study import (
     world_of_voxel,
 )
 
-from SegGuidedMMRegGui.NodeTags import BridgeError
+from SegGuidedMMRegGui.NodeTags import BridgeError, Tag
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
-from SegGuidedMMRegGui.VolumeNodes import is_as_shown, read_volume
+from SegGuidedMMRegGui.VolumeNodes import is_as_shown, read_volume, show_image
 from SegGuidedMMRegLib.images import Image, read_image, write_image
 from SegGuidedMMRegLib.space import Grid
 
@@ -85,6 +87,23 @@ def test_a_picture_lies_as_slicer_itself_would_place_it(scene, tmp_path, suffix)
     node.GetIJKToRASMatrix(matrix)
     np.testing.assert_allclose([matrix.GetElement(n, n) for n in range(3)], [-0.5, -0.5, 1.0])
     assert slicer.util.arrayFromVolume(node).shape == (1, 9, 12)
+
+
+def test_a_brightness_that_is_known_saves_slicer_the_look_at_all_voxels(scene):
+    grid = Grid((192, 192, 128), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    image = Image(np.random.default_rng(0).normal(100, 30, grid.shape).astype(np.int16), grid)
+
+    def seconds(number, shown):
+        before = time.thread_time()
+        node = show_image(scene, image, Tag("image", "study", f"{shown}{number}"), "image", shown)
+        return time.thread_time() - before, node.GetDisplayNode()
+
+    known, looked = ([seconds(n, shown) for n in range(3)] for shown in ((30.0, 170.0), None))
+    for _, display in known:
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (30, 170)
+        assert not display.GetAutoWindowLevel()
+    assert looked[0][1].GetAutoWindowLevel()
+    assert min(s for s, _ in known) < 0.75 * min(s for s, _ in looked)
 
 
 def test_a_case_with_numbered_siblings_is_read_alone(scene, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,18 @@ from slicer_harness.segment_editor import draw
 from slicer_module import FOLDER, Gaps, slicer
 from trained_study import tiny_config
 
+import qt
+from SegGuidedMMRegGui import CaseDesk as case_desk
 from SegGuidedMMRegGui import OpenCase as open_case
 from SegGuidedMMRegGui.AnnotatePanel import AnnotatePanel
 from SegGuidedMMRegGui.JobRunner import JobRunner
+from SegGuidedMMRegGui.OpenCase import CaseFiles
+from SegGuidedMMRegGui.SegmentationNodes import nothing_on
+from SegGuidedMMRegGui.VolumeNodes import range_of
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.importing.labelling import label_cases
+from SegGuidedMMRegLib.sampling import Image
+from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Study
 
 
@@ -612,6 +620,28 @@ def test_the_gui_is_never_busy_for_long(panel, knees):
         panel.workplace.read_again()
         gaps.spin(lambda: not panel.workplace.runner.running(), 60)
     assert gaps.longest < 0.1
+
+
+def test_large_volumes_are_opened_one_after_the_other_in_short_steps(panel, monkeypatch):
+    grid = Grid((256, 256, 128), (0.5, 0.5, 1.0), (0.0, 0.0, 0.0))
+    image = Image(np.random.default_rng(0).normal(100, 30, grid.shape).astype(np.int16), grid)
+    labels = nothing_on(grid)
+    labels.array[40:90, 60:200, 60:180] = 1
+    files = CaseFiles(image, labels, range_of(image.array))
+    monkeypatch.setattr(case_desk, "read_files", lambda *_: files)
+    longest = 0.0
+    for key in ("dxa/d1", "dxa/d3"):
+        panel.desk.open(key)
+        end = time.monotonic() + 60
+        while (panel.desk.case is None or panel.desk.case.case.key != key) and time.monotonic() < end:
+            before = time.thread_time()
+            qt.QApplication.processEvents()
+            longest = max(longest, time.thread_time() - before)
+        assert panel.desk.case.case.key == key
+        display = panel.desk.case.volume.GetDisplayNode()
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx(files.range)
+        assert panel.desk.case.is_drawn
+    assert longest < 0.1
 
 
 def test_buttons_show_their_keys(panel):
