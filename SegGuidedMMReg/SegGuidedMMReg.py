@@ -154,6 +154,8 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onFolded(self, name, is_folded):
         """One step at a time: a step that is unfolded folds the others."""
+        if name not in self.panels:
+            return
         if is_folded:
             self.panels[name].left()
             return
@@ -185,12 +187,16 @@ class SegGuidedMMRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             panel.left()
 
     def cleanup(self):
-        """Whatever goes wrong with a panel, the others save what they hold, and all jobs end."""
+        """Whatever goes wrong with a panel, the others save what they hold, and all jobs end.
+
+        Slicer calls it again at its end for a module that was reloaded, when the widgets are gone.
+        """
+        panels, self.panels = self.panels, {}
         self.removeObservers()
         with contextlib.ExitStack() as parts:
             if self.logic is not None:
                 parts.callback(self.logic.cleanup)
-            for panel in reversed(self.panels.values()):
+            for panel in reversed(panels.values()):
                 parts.callback(panel.cleanup)
 
     def initializeParameterNode(self):

@@ -92,6 +92,14 @@ def test_closing_the_module_ends_its_jobs_and_leaves_no_observer(widget):
     assert not widget.hasObserver(scene, scene.EndCloseEvent, widget.onSceneEndClose)
 
 
+def test_a_module_that_was_reloaded_may_be_ended_again_when_its_widgets_are_gone(widget):
+    ended = []
+    widget.panels["review"].cleanup = lambda: ended.append("review")
+    widget.cleanup()
+    slicer.app.moduleManager().moduleAboutToBeUnloaded.emit("SegGuidedMMReg")
+    assert ended == ["review"]
+
+
 def test_a_panel_that_fails_at_the_end_keeps_no_other_from_its_own(widget, monkeypatch):
     job, done = begin(widget, "time.sleep(60)"), []
 

@@ -51,8 +51,11 @@ class ScriptedLoadableModuleWidget:
             raise AssertionError("the module manager has no such signal")
 
     def _unloaded(self, name: str) -> None:
+        import slicer
+
         if name == self.moduleName:
             self.cleanup()
+            slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", self._unloaded)
 
     def resourcePath(self, filename: str) -> str:
         import slicer
