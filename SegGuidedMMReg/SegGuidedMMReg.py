@@ -36,6 +36,19 @@ class SegGuidedMMReg(ScriptedLoadableModule):
             "The method is that of Demir and Niethammer, Multimodal Image Registration Guided by Few "
             "Segmentations from One Modality (MIDL 2024)."
         )
+        slicer.app.connect("startupCompleted()", self.onStartupCompleted)
+
+    def onStartupCompleted(self):
+        scene = slicer.mrmlScene
+        scene.AddObserver(scene.EndImportEvent, self.onSceneEndImport)
+
+    def onSceneEndImport(self, scene, event):
+        """A scene that was saved during a review shows its views, also if the module was never opened."""
+        node = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        if node is not None and not node.IsLayoutDescription(node.GetViewArrangement()):
+            from SegGuidedMMRegGui.ReviewViews import review_layout
+
+            review_layout(scene).register()
 
 
 @parameterNodeWrapper

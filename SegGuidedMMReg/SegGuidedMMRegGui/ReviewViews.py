@@ -60,6 +60,11 @@ class Shown:
         return Shown(*(node if node is not None and scene.IsNodePresent(node) else None for node in nodes))
 
 
+def review_layout(scene: Any) -> Layout:
+    """The three views side by side."""
+    return Layout(scene, LAYOUT, (FIXED, MOVING, OVERLAY))
+
+
 class ReviewViews:
     """One a panel.
 
@@ -75,7 +80,7 @@ class ReviewViews:
 
     def __init__(self, scene: Any) -> None:
         self._scene = scene
-        self._layout = Layout(scene, LAYOUT, (FIXED, MOVING, OVERLAY))
+        self._layout = review_layout(scene)
         self._layout.register()
         self.comparison = Comparison(scene, OVERLAY.name)
         self.shown = Shown()

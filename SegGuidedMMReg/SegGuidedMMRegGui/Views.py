@@ -63,6 +63,8 @@ class Layout:
             if not node.IsLayoutDescription(self._number):
                 node.AddLayoutDescription(self._number, self._description())
             node.SetLayoutDescription(self._number, self._description())
+            if self.is_shown:  # since a scene was loaded, and with nothing in it
+                node.SetViewArrangement(self._number)
 
     def show(self) -> None:
         """Show it, and remember what was shown.

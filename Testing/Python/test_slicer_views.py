@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scene_study import GRIDS, some_image
@@ -10,6 +14,7 @@ from slicer_module import slicer
 
 from SegGuidedMMRegGui import Views
 from SegGuidedMMRegGui.NodeTags import BridgeError, Tag
+from SegGuidedMMRegGui.ReviewViews import LAYOUT, review_layout
 from SegGuidedMMRegGui.Views import Layout, View
 from SegGuidedMMRegGui.VolumeNodes import show_image
 from SegGuidedMMRegLib.sampling import Image
@@ -65,6 +70,44 @@ def test_a_layout_that_the_user_has_chosen_meanwhile_stays(scene, layout):
     node.SetViewArrangement(node.SlicerLayoutFourUpView)
     layout.leave()
     assert node.GetViewArrangement() == node.SlicerLayoutFourUpView
+
+
+OPENS_A_SCENE = """
+import sys
+import slicer_harness
+from slicer_harness import layouts
+from slicer_harness.application import start_with_module
+from slicer_module import FOLDER, slicer
+node = layouts.start(slicer)
+start_with_module(FOLDER, "SegGuidedMMReg")
+assert not any(name.startswith("SegGuidedMMRegGui") for name in sys.modules)
+slicer.mrmlScene.SetURL(sys.argv[1])
+assert slicer.mrmlScene.Import()
+description = node.GetCurrentLayoutDescription()
+logics = slicer.app.applicationLogic()
+print(node.GetViewArrangement(), *(
+    name for name in sys.argv[2:]
+    if f'"{name}"' in description and logics.GetSliceLogicByLayoutName(name) is not None
+))
+"""
+
+
+def test_a_scene_saved_during_a_review_has_its_views_before_the_module_is_opened(scene, tmp_path):
+    review, path = review_layout(scene), tmp_path / "review.mrml"
+    review.show()
+    assert scene.Commit(str(path))
+    review.leave()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    names = [view.name for view in review.views]
+    run = subprocess.run(
+        [sys.executable, "-c", OPENS_A_SCENE, str(path), *names],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.stdout.split() == [str(LAYOUT), *names], run.stderr
 
 
 def test_a_slicer_without_layout_is_said(scene):

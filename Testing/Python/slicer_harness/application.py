@@ -81,6 +81,14 @@ class _Application:
         self.majorVersion, self.minorVersion = 5, 12
         self._modules = widgets.ModuleManager()
 
+        self._startup_slots: list[Callable[[], None]] = []
+
+    def connect(self, signal: str, slot: Callable[[], None]) -> bool:
+        if signal != "startupCompleted()":
+            return False
+        self._startup_slots.append(slot)
+        return True
+
     def applicationLogic(self) -> Any:
         return self._logic
 
@@ -185,11 +193,7 @@ def open_module(folder: Path, name: str) -> Any:
     """Register the scripted module `name` in `folder` and open it: its widget, set up and entered."""
     slicer = start()
     add_module_path(folder)
-    python = importlib.import_module(name)
-    parent = widgets.ModuleParent(str(folder / f"{name}.py"))
-    module = getattr(python, name)(parent)
-    setattr(slicer.modules, name.lower(), _Module(lambda: None, parent.path))
-    setattr(slicer.modules, f"{name}Instance", module)
+    python = _register(folder, name)
     place = slicer.qMRMLWidget()
     place.setLayout(sys.modules["qt"].QVBoxLayout())
     place.setMRMLScene(slicer.mrmlScene)
@@ -198,6 +202,24 @@ def open_module(folder: Path, name: str) -> Any:
     widget.setup()
     widget.enter()
     return widget
+
+
+def start_with_module(folder: Path, name: str) -> None:
+    """As Slicer starts: the scripted module `name` in `folder` is there, and not opened."""
+    slicer = start()
+    add_module_path(folder)
+    _register(folder, name)
+    for slot in slicer.app._startup_slots:
+        slot()
+
+
+def _register(folder: Path, name: str) -> Any:
+    slicer, python = sys.modules["slicer"], importlib.import_module(name)
+    parent = widgets.ModuleParent(str(folder / f"{name}.py"))
+    module = getattr(python, name)(parent)
+    setattr(slicer.modules, name.lower(), _Module(lambda: None, parent.path))
+    setattr(slicer.modules, f"{name}Instance", module)
+    return python
 
 
 def process_events() -> None:
