@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import slicer_harness
 
@@ -13,6 +16,22 @@ FOLDER = Path(__file__).parents[2] / "SegGuidedMMReg"
 
 slicer = slicer_harness.start()
 slicer_harness.add_module_path(FOLDER)
+
+
+@contextmanager
+def module_opened() -> Iterator[Any]:
+    """The module's widget in an empty scene, with no settings; no slot may have failed by its end."""
+    import qt
+
+    slicer_harness.slot_errors.clear()
+    slicer_harness.displays.clear()
+    qt.QSettings().clear()
+    slicer.mrmlScene.Clear(0)
+    opened = slicer_harness.open_module(FOLDER, "SegGuidedMMReg")
+    yield opened
+    opened.cleanup()
+    slicer.mrmlScene.Clear(0)
+    assert not slicer_harness.slot_errors
 
 
 class Heard:

@@ -13,9 +13,8 @@ import pytest
 import slicer_harness
 from reported_study import make_reported_study
 from slicer_harness import layouts
-from slicer_module import FOLDER, Gaps, slicer
+from slicer_module import Gaps, module_opened, slicer
 
-import qt
 from SegGuidedMMRegGui import Views
 from SegGuidedMMRegGui.JobRunner import JobRunner
 from SegGuidedMMRegGui.ReviewPanel import ReviewPanel
@@ -51,14 +50,8 @@ def with_warped_labels(study: Study) -> Path:
 @pytest.fixture
 def widget():
     layouts.start(slicer)
-    slicer_harness.slot_errors.clear()
-    qt.QSettings().clear()
-    slicer.mrmlScene.Clear(0)
-    opened = slicer_harness.open_module(FOLDER, "SegGuidedMMReg")
-    yield opened
-    opened.cleanup()
-    slicer.mrmlScene.Clear(0)
-    assert not slicer_harness.slot_errors
+    with module_opened() as opened:
+        yield opened
 
 
 def open_review(widget, folder: Path):

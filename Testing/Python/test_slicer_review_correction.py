@@ -12,9 +12,8 @@ import pytest
 import slicer_harness
 from reported_study import make_reported_study
 from slicer_harness import editor_module, layouts, markups_views
-from slicer_module import FOLDER, Gaps, environment, fake_job, slicer
+from slicer_module import Gaps, environment, fake_job, module_opened, slicer
 
-import qt
 from SegGuidedMMRegGui.Correction import Correction
 from SegGuidedMMRegGui.PairVersions import new_version, pair_folder, use, versions, write_note
 from SegGuidedMMRegGui.ReviewRecord import result_of
@@ -96,14 +95,8 @@ def made(tmp_path_factory) -> Path:
 def widget():
     layouts.start(slicer)
     editor_module.start(slicer)
-    slicer_harness.slot_errors.clear()
-    qt.QSettings().clear()
-    slicer.mrmlScene.Clear(0)
-    opened = slicer_harness.open_module(FOLDER, "SegGuidedMMReg")
-    yield opened
-    opened.cleanup()
-    slicer.mrmlScene.Clear(0)
-    assert not slicer_harness.slot_errors
+    with module_opened() as opened:
+        yield opened
 
 
 def open_pair(widget, folder: Path, pair: str):

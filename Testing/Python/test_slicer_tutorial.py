@@ -13,10 +13,9 @@ import SimpleITK as sitk
 import slicer_harness
 from slicer_harness import layouts
 from slicer_harness.segment_editor import draw
-from slicer_module import FOLDER, slicer
+from slicer_module import module_opened, slicer
 from trained_study import input_file, three_dimensional, values
 
-import qt
 from SegGuidedMMRegLib.study import Study
 
 TUTORIAL = Path(__file__).parents[2] / "docs/slicer-tutorial.md"
@@ -36,15 +35,8 @@ HURRIED = {
 @pytest.fixture
 def widget():
     layouts.start(slicer)
-    slicer_harness.slot_errors.clear()
-    slicer_harness.displays.clear()
-    qt.QSettings().clear()
-    slicer.mrmlScene.Clear(0)
-    opened = slicer_harness.open_module(FOLDER, "SegGuidedMMReg")
-    yield opened
-    opened.cleanup()
-    slicer.mrmlScene.Clear(0)
-    assert not slicer_harness.slot_errors
+    with module_opened() as opened:
+        yield opened
 
 
 @pytest.fixture
