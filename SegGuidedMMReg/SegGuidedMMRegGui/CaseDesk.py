@@ -15,7 +15,7 @@ from SegGuidedMMRegGui.Editor import Editor
 from SegGuidedMMRegGui.LabelTeller import LabelTeller
 from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.OpenCase import CaseFiles, OpenCase, read_files, usual_use
-from SegGuidedMMRegGui.SegmentationNodes import nothing_on, segment_id
+from SegGuidedMMRegGui.SegmentationNodes import nothing_on
 from SegGuidedMMRegGui.Widgets import connect
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import Image, read_labels
@@ -100,7 +100,7 @@ class CaseDesk:
             return
         former, self.case = self.case, opened
         if self.editor is None:
-            self.editor = Editor(self._workplace.scene)
+            self.editor = Editor(self._workplace.scene, "SegGuidedMMReg")
             self._place(self.editor.widget)
         self.edit()
         self._put_away(former)
@@ -139,8 +139,7 @@ class CaseDesk:
 
     def _draw_in(self, case: OpenCase) -> None:
         if self.editor is not None:
-            first = segment_id(case.bridge.study.structures[0])
-            self.editor.edit(case.segmentation, case.volume, first)
+            self.editor.edit(case.segmentation, case.volume)
 
     def _stop_reading(self) -> None:
         if self._reading is not None:

@@ -12,6 +12,8 @@ from slicer.i18n import tr as _
 import qt
 from SegGuidedMMRegGui.Background import Background
 from SegGuidedMMRegGui.Correction import SIDES, Correction, SideName
+from SegGuidedMMRegGui.DrawPart import DrawPart
+from SegGuidedMMRegGui.Editor import has_editor
 from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.PairVersions import (
     Version,
@@ -22,6 +24,7 @@ from SegGuidedMMRegGui.PairVersions import (
     write_note,
 )
 from SegGuidedMMRegGui.ReviewRecord import result_of
+from SegGuidedMMRegGui.ReviewViews import ReviewViews
 from SegGuidedMMRegGui.WarmRegistration import Outcome, WarmRegistration
 from SegGuidedMMRegGui.Widgets import connect, fill_table
 from SegGuidedMMRegGui.Workplace import Workplace
@@ -33,6 +36,7 @@ class CorrectPart:
     Args:
         workplace: what the steps share.
         ui: the widgets.
+        views: in which the pair is seen.
         name: of the pair that is looked at.
         look_at: shows the result in a folder.
         say: shows a message.
@@ -44,6 +48,7 @@ class CorrectPart:
         self,
         workplace: Workplace,
         ui: Any,
+        views: ReviewViews,
         *,
         name: Callable[[], str],
         look_at: Callable[[Path], None],
@@ -54,6 +59,8 @@ class CorrectPart:
         self._workplace, self._ui = workplace, ui
         self._name, self._look_at, self._say, self._allow = name, look_at, say, allow
         self._result_changed = result_changed
+        self._draw = DrawPart(workplace.scene, ui.editorFrame, ui.editorFrame.layout(), views)
+        self._drawn: Any = None
         self._registration = WarmRegistration(workplace)
         self._copying: Background | None = None
         self._versions: list[Version] = []
@@ -66,6 +73,7 @@ class CorrectPart:
         for button, slot in (
             (ui.editFixedButton, self.onEditFixed),
             (ui.editMovingButton, self.onEditMoving),
+            (ui.undoStrokeButton, self._draw.undo),
             (ui.clearPointsButton, self.onDiscard),
             (ui.againButton, self.onAgain),
             (ui.undoButton, self.onUndo),
@@ -77,15 +85,19 @@ class CorrectPart:
         connect(ui.versionsTable, "currentCellChanged(int,int,int,int)", self._on_cell)
 
     def close(self) -> None:
-        """The step is left: place no point any more, observe nothing."""
+        """The step is left: draw no more, place no point any more, observe nothing."""
+        self._end_drawing()
+        if self._workplace.scene.IsClosing():
+            self._draw.release()
         self._settling.stop()
-        if any(getattr(self._ui, f"place{side.title()}Button").checked for side in SIDES):
+        if any(self._button("place", side).checked for side in SIDES):
             self._end_placing()
         self._observe_no_more()
 
     def forget(self) -> None:
         """The module is closed."""
         self.close()
+        self._draw.close()
         self._registration.forget()
         if self._copying is not None:
             self._copying.forget()
@@ -94,6 +106,8 @@ class CorrectPart:
     def refresh(self) -> None:
         """Another pair or version is looked at, or something was given."""
         pair = self._workplace.pair
+        if pair is not self._drawn:
+            self._end_drawing()
         self._versions = [] if pair is None else versions(pair_folder(pair.folder))
         self._is_ours = True
         fill_table(self._ui.versionsTable, [_row(version) for version in self._versions])
@@ -110,8 +124,10 @@ class CorrectPart:
         is_busy = self._registration.is_running or self._copying is not None
         busy = [_("the job at hand to end")] if is_busy else []
         given = [_("an edited segmentation, or points in both images")]
-        for button in (ui.editFixedButton, ui.editMovingButton, ui.placeFixedButton, ui.placeMovingButton):
-            self._allow(button, pair)
+        editor = [] if has_editor() else [_("Slicer's Segment Editor")]
+        for side in SIDES:
+            self._allow(self._button("edit", side), pair or editor)
+            self._allow(self._button("place", side), pair)
         self._allow(
             ui.againButton, pair or busy or (given if correction is None or correction.is_empty else [])
         )
@@ -162,22 +178,37 @@ class CorrectPart:
         self._edit("moving")
 
     def _edit(self, side: SideName) -> None:
-        """Open Slicer's own editor with a copy of the structures and the image."""
-        correction = self._correction()
-        if correction is None:
+        """Let a copy of the structures be drawn on, or end that."""
+        wanted = self._button("edit", side).checked
+        correction, bridge = self._correction(), self._workplace.bridge
+        self.close()
+        if not wanted or correction is None or bridge is None:
             return
+        self._say("")
         try:
             node, volume = correction.edit(side), correction.volume(side)
         except (BridgeError, ValueError, OSError) as error:
             self._say(str(error))
             return
+        self._button("edit", side).checked = True
+        self._drawn = self._workplace.pair
+        fixed, moving = (
+            _("Draw on the fixed image, in the first view."),
+            _("Draw on the moving image, in the second view."),
+        )
+        self._ui.drawnLabel.text = fixed if side == "fixed" else moving
+        self._draw.begin(side, node, volume, bridge.study.dimension)
         self.refresh_given()
         self._warm_up()
-        slicer.util.selectModule("SegmentEditor")
-        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
-        editor.setSegmentationNode(node)
-        editor.setSourceVolumeNode(volume)
-        slicer.util.setSliceViewerLayers(background=volume, foreground=None, label=None, fit=True)
+
+    def _end_drawing(self) -> None:
+        self._drawn = None
+        self._draw.end()
+        for side in SIDES:
+            self._button("edit", side).checked = False
+
+    def _button(self, what: str, side: SideName) -> Any:
+        return getattr(self._ui, f"{what}{side.title()}Button")
 
     # -- points -----------------------------------------------------------------------------------------
     def onPlaceFixed(self) -> None:
@@ -187,14 +218,14 @@ class CorrectPart:
         self._place("moving")
 
     def _place(self, side: SideName) -> None:
-        button = getattr(self._ui, f"place{side.title()}Button")
-        correction = self._correction()
+        button, correction = self._button("place", side), self._correction()
+        self._end_drawing()
         self._observe_no_more()
         if correction is None or not button.checked:
             self._end_placing()
             return
         for other in SIDES:
-            getattr(self._ui, f"place{other.title()}Button").checked = other == side
+            self._button("place", other).checked = other == side
         self._warm_up()
         self._side = side
         node = correction.ready_points(side)
@@ -219,7 +250,7 @@ class CorrectPart:
 
     def _end_placing(self) -> None:
         for side in SIDES:
-            getattr(self._ui, f"place{side.title()}Button").checked = False
+            self._button("place", side).checked = False
         interaction = slicer.app.applicationLogic().GetInteractionNode()
         if interaction is not None:
             interaction.SwitchToViewTransformMode()
@@ -239,6 +270,7 @@ class CorrectPart:
     def onDiscard(self) -> None:
         if (correction := self._correction()) is not None:
             self.close()
+            self._draw.release()
             correction.discard()
             self.refresh_given()
 

@@ -1,4 +1,4 @@
-"""Slicer's Segment Editor, embedded: with a parameter node of its own, so that Slicer's stays as it is."""
+"""Slicer's Segment Editor, embedded, each with a parameter node of its own: that of Slicer stays as it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import slicer
 
-TAG = "SegGuidedMMReg"
 UNDO_STATES = 20
 _NODE = "vtkMRMLSegmentEditorNode"
 _EFFECTS = ("Paint", "Draw", "Erase", "Level tracing", "Threshold", "Grow from seeds")
@@ -24,17 +23,25 @@ _LOOK = {
 """Not every Slicer knows all of them."""
 
 
+def has_editor() -> bool:
+    """Whether this Slicer has a Segment Editor."""
+    return hasattr(slicer, "qMRMLSegmentEditorWidget")
+
+
 class Editor:
     """The editor. Where this Slicer has none, `widget` is None and nothing happens.
+
+    Args:
+        scene: where.
+        tag: of its parameter node, another one for each editor.
 
     Attributes:
         widget: to be put somewhere.
     """
 
-    def __init__(self, scene: Any) -> None:
-        self.scene = scene
-        made = getattr(slicer, "qMRMLSegmentEditorWidget", None)
-        self.widget = None if made is None else made()
+    def __init__(self, scene: Any, tag: str) -> None:
+        self.scene, self._tag = scene, tag
+        self.widget = slicer.qMRMLSegmentEditorWidget() if has_editor() else None
         self._has_keys = False
         if self.widget is None:
             return
@@ -51,14 +58,16 @@ class Editor:
             between = _EFFECTS_3D if dimension == 3 else ()
             self.widget.setEffectNameOrder((*_EFFECTS, *between, *_MORE_EFFECTS))
 
-    def edit(self, segmentation: Any, volume: Any, structure: str) -> None:
-        """Let the user draw in a segmentation node on a volume node; `structure` is the segment's id."""
+    def edit(self, segmentation: Any, volume: Any) -> None:
+        """Let the user draw in a segmentation node on a volume node, in its first segment."""
         if self.widget is None:
             return
         self._choose_node()
         self.widget.setSegmentationNode(segmentation)
         self.widget.setSourceVolumeNode(volume)
-        self.widget.setCurrentSegmentID(structure)
+        structure = segmentation.GetSegmentation().GetNthSegmentID(0)
+        if structure:
+            self.widget.setCurrentSegmentID(structure)
 
     def enter(self) -> None:
         """Listen to the views and the keys."""
@@ -100,16 +109,16 @@ class Editor:
             self.widget.setMRMLSegmentEditorNode(None)
             self.widget.deleteLater()
             self.widget = None
-        node = self.scene.GetSingletonNode(TAG, _NODE)
+        node = self.scene.GetSingletonNode(self._tag, _NODE)
         if node is not None:
             self.scene.RemoveNode(node)
 
     def _choose_node(self) -> None:
         """Its parameter node: that of the scene, or a new one, as after the scene was closed."""
-        node = self.scene.GetSingletonNode(TAG, _NODE)
+        node = self.scene.GetSingletonNode(self._tag, _NODE)
         if node is None:
             node = self.scene.CreateNodeByClass(_NODE)
             node.UnRegister(None)
-            node.SetSingletonTag(TAG)
+            node.SetSingletonTag(self._tag)
             node = self.scene.AddNode(node)
         self.widget.setMRMLSegmentEditorNode(node)

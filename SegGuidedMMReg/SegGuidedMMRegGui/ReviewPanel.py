@@ -48,6 +48,7 @@ class ReviewPanel(Panel):
         self._correct = CorrectPart(
             workplace,
             ui,
+            self._look.views,
             name=self._name,
             look_at=self.look_at,
             say=self._message,

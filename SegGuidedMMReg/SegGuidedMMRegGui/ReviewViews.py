@@ -21,7 +21,7 @@ FIXED = View("SegGuidedMMRegFixed", "F", "#6EB04B")
 MOVING = View("SegGuidedMMRegMoving", "M", "#F34A33")
 OVERLAY = View("SegGuidedMMRegOverlay", "F+M", "#EDD54C")
 LAYOUT = 73501
-_COVERING = ("labels", "prediction", "contours")
+_COVERING = ("labels", "prediction", "contours", "fixed_edited", "moving_edited")
 _ALONE = LAYOUT + 1
 """View group of a view that is not linked to the others."""
 
@@ -90,6 +90,8 @@ class ReviewViews:
         self.spacing_mm = 10.0
         self._change: Any = None
         self._change_opacity = 0.6
+        self._drawing: Any = None
+        self._drawn_on = ""
         self._put_aside: list[str] = []
         self._fitting = qt.QTimer()
         self._fitting.setSingleShot(True)
@@ -118,6 +120,7 @@ class ReviewViews:
         """Show again what was shown before the review."""
         self._fitting.stop()
         self.comparison.close()
+        self.show_drawing(None)
         self._forget_looks()
         self._bring_back()
         if self._layout.is_shown:
@@ -134,11 +137,12 @@ class ReviewViews:
             self._change if self._change is not None and self._scene.IsNodePresent(self._change) else None
         )
         Views.show_volumes(FIXED.name, shown.fixed, change, self._change_opacity)
-        unwarped = self.shows_unwarped and shown.moving is not None
+        unwarped = self._is_unwarped
         Views.show_volumes(MOVING.name, shown.moving if unwarped else shown.warped)
         Views.slice_node(MOVING.name).SetViewGroup(_ALONE if unwarped else LAYOUT)
         self.comparison.show(shown.fixed, shown.warped)
         self._show_contours()
+        self._show_drawing()
         self._show_look()
 
     def fit(self) -> None:
@@ -148,8 +152,23 @@ class ReviewViews:
             return
         reference = shown.fixed if shown.fixed is not None else shown.moving
         for view in (FIXED, MOVING, OVERLAY):
-            alone = view is MOVING and self.shows_unwarped and shown.moving is not None
+            alone = view is MOVING and self._is_unwarped
             Views.look_at(view.name, shown.moving if alone else reference, self.orientation)
+
+    def show_drawing(self, segmentation: Any, side: str = "") -> None:
+        """Show a segmentation that is drawn on the `fixed` or the `moving` image; None hides it again.
+
+        While one is drawn on the moving image, the second view shows that as it is.
+        """
+        was_unwarped, former = self._is_unwarped, self._drawing
+        if segmentation is None and former is None:
+            return
+        self._drawing, self._drawn_on = segmentation, side if segmentation is not None else ""
+        if former is not None and former is not segmentation and self._scene.IsNodePresent(former):
+            former.GetDisplayNode().SetVisibility(False)
+        self.update()
+        if self._is_unwarped != was_unwarped:
+            self.fit()
 
     def show_change(self, node: Any, opacity: float = 0.6) -> None:
         """Lay a map of the change of volume over the fixed image; None takes it away."""
@@ -161,15 +180,32 @@ class ReviewViews:
         self._change_opacity = opacity
         self.update()
 
+    @property
+    def _is_unwarped(self) -> bool:
+        """Whether the second view shows the moving image as it is."""
+        is_asked = self.shows_unwarped or self._drawn_on == "moving"
+        return is_asked and self.shown.moving is not None
+
     def _show_contours(self) -> None:
         node = self.shown.contours
         display = None if node is None else node.GetDisplayNode()
-        if display is None:
-            return
-        display.SetVisibility(self.shows_contours)
-        if tuple(display.GetViewNodeIDs()) != self._ids(FIXED, OVERLAY):
+        if display is not None:
+            display.SetVisibility(self.shows_contours)
+            self._show_in(display, FIXED, OVERLAY)
+
+    def _show_drawing(self) -> None:
+        node = self._drawing
+        if node is not None and self._scene.IsNodePresent(node):
+            display = node.GetDisplayNode()
+            self._show_in(display, *((FIXED, OVERLAY) if self._drawn_on == "fixed" else (MOVING,)))
+            display.SetVisibility(True)
+
+    def _show_in(self, display: Any, *views: View) -> None:
+        """Let a display node be seen in these views alone."""
+        wanted = self._ids(*views)
+        if tuple(display.GetViewNodeIDs()) != wanted:
             display.RemoveAllViewNodeIDs()
-            for view_id in self._ids(FIXED, OVERLAY):
+            for view_id in wanted:
                 display.AddViewNodeID(view_id)
 
     def _show_look(self) -> None:
@@ -194,7 +230,8 @@ class ReviewViews:
         for kind in _COVERING:
             for node in nodes_of(self._scene, kind=kind):
                 display = node.GetDisplayNode()
-                if node is not self.shown.contours and display is not None and display.GetVisibility():
+                is_ours = node is self.shown.contours or node is self._drawing
+                if not is_ours and display is not None and display.GetVisibility():
                     display.SetVisibility(False)
                     self._put_aside.append(display.GetID())
 

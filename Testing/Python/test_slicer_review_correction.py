@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import slicer_harness
 from reported_study import make_reported_study
-from slicer_harness import editor_module, layouts, markups_views
+from slicer_harness import layouts, markups_views
+from slicer_harness.segment_editor import draw
 from slicer_module import Gaps, environment, fake_job, module_opened, slicer
 
+from SegGuidedMMRegGui import Views
 from SegGuidedMMRegGui.Correction import Correction
 from SegGuidedMMRegGui.PairVersions import new_version, pair_folder, use, versions, write_note
 from SegGuidedMMRegGui.ReviewRecord import result_of
+from SegGuidedMMRegGui.ReviewViews import FIXED, MOVING, OVERLAY
 from SegGuidedMMRegGui.WorkerClient import WorkerClient
 from SegGuidedMMRegLib.transform_files import read_transform
 
@@ -94,7 +97,6 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def widget():
     layouts.start(slicer)
-    editor_module.start(slicer)
     with module_opened() as opened:
         yield opened
 
@@ -105,6 +107,7 @@ def open_pair(widget, folder: Path, pair: str):
     panel = widget.panels["review"]
     widget.ui.reviewButton.collapsed = False
     slicer_harness.process_until(lambda: panel._list.entry(pair), 30)
+    panel._ui.correctSection.collapsed = False
     panel.show_entry(panel._list.entry(pair))
     read(panel)
     return panel
@@ -163,34 +166,118 @@ def use_worker(panel, code: str) -> None:
     workplace._worker = WorkerClient(workplace.folder, workplace.runner, answering(code))
 
 
-def test_structures_are_edited_as_copies_in_the_segment_editor(panel):
+def editor(panel):
+    """The Segment Editor in the panel."""
+    return panel._correct._draw._editor.widget
+
+
+def seen_in(node) -> tuple[str, ...]:
+    """Names of the views in which a node is seen."""
+    display = node.GetDisplayNode()
+    if not display.GetVisibility():
+        return ()
+    return tuple(slicer.mrmlScene.GetNodeByID(n).GetLayoutName() for n in display.GetViewNodeIDs())
+
+
+def background(view: str) -> str:
+    return Views.composite_node(view).GetBackgroundVolumeID()
+
+
+def test_structures_are_edited_as_copies_beside_the_pair(panel):
     ui, scene = panel._ui, panel.workplace.scene
     before = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+    assert ui.editorFrame.isHidden()
     ui.editFixedButton.click()
-    node, volume = editor_module.edited[-1]
-    assert editor_module.selected[-1] == "SegmentEditor"
+    assert not ui.editorFrame.isHidden()
+    node, volume = editor(panel).segmentationNode(), editor(panel).sourceVolumeNode()
+    assert (editor(panel).keys, editor(panel).views) == (True, True)
+    assert panel._look.views.is_shown
     assert volume.GetID() == Correction.volume(correction(panel), "fixed").GetID()
     names = {node.GetSegmentation().GetNthSegment(n).GetName() for n in range(3)}
     assert names == {"femur", "tibia", "fibula"}
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before + 1
+    assert seen_in(node) == (FIXED.name, OVERLAY.name)
     node.GetSegmentation().RemoveSegment(node.GetSegmentation().GetNthSegmentID(0))
     ui.editFixedButton.click()
-    assert editor_module.edited[-1][0] is node
+    assert ui.editorFrame.isHidden()
+    assert (editor(panel).keys, editor(panel).views, seen_in(node)) == (False, False, ())
+    ui.editFixedButton.click()
+    assert editor(panel).segmentationNode() is node
     assert node.GetSegmentation().GetNumberOfSegments() == 2
     assert "the fixed structures as edited" in ui.givenLabel.text
     assert ui.againButton.enabled
 
 
+def test_the_moving_image_is_seen_unwarped_while_its_structures_are_drawn(panel):
+    ui, pair = panel._ui, panel.workplace.pair
+    warped = pair.shown.GetID()
+    assert background(MOVING.name) == warped
+    ui.editFixedButton.click()
+    assert background(MOVING.name) == warped
+    ui.editMovingButton.click()
+    assert (ui.editFixedButton.checked, ui.editMovingButton.checked) == (False, True)
+    assert "moving image, in the second view" in ui.drawnLabel.text
+    moving = Correction.volume(correction(panel), "moving")
+    assert editor(panel).sourceVolumeNode() is moving
+    assert background(MOVING.name) == moving.GetID()
+    assert seen_in(editor(panel).segmentationNode()) == (MOVING.name,)
+    assert seen_in(correction(panel).edited("fixed")) == ()
+    ui.placeFixedButton.click()
+    assert ui.editorFrame.isHidden()
+    assert not ui.editMovingButton.checked
+    assert background(MOVING.name) == warped
+
+
+def test_a_stroke_is_undone_also_after_the_pair_was_looked_at(panel):
+    ui = panel._ui
+    ui.editFixedButton.click()
+    node = editor(panel).segmentationNode()
+    segment = node.GetSegmentation().GetNthSegmentID(0)
+    before = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment).sum()
+    editor(panel).saveStateForUndo()
+    draw(node, segment, (slice(0, 1), slice(0, 9), slice(0, 9)))
+    assert slicer.util.arrayFromSegmentBinaryLabelmap(node, segment).sum() > before
+    ui.editFixedButton.click()
+    ui.editFixedButton.click()
+    ui.undoStrokeButton.click()
+    assert slicer.util.arrayFromSegmentBinaryLabelmap(node, segment).sum() == before
+
+
+def test_without_a_segment_editor_points_can_be_set(panel, monkeypatch):
+    monkeypatch.delattr(slicer, "qMRMLSegmentEditorWidget")
+    panel._correct.refresh()
+    assert not panel._ui.editFixedButton.enabled
+    assert "Segment Editor" in panel._ui.editFixedButton.toolTip
+    assert panel._ui.placeFixedButton.enabled
+
+
+def test_leaving_ends_the_drawing_and_the_module_leaves_no_editor_behind(widget, panel):
+    panel._ui.editFixedButton.click()
+    node = editor(panel).segmentationNode()
+    widget.ui.exportButton.collapsed = False
+    assert panel._ui.editorFrame.isHidden()
+    assert not editor(panel).keys
+    assert panel.workplace.scene.IsNodePresent(node)
+    assert seen_in(node) == ()
+    widget.cleanup()
+    assert not panel.workplace.scene.GetNumberOfNodesByClass("vtkMRMLSegmentEditorNode")
+
+
 def test_what_was_drawn_stays_when_another_pair_is_looked_at(panel):
     panel._ui.editFixedButton.click()
-    node = editor_module.edited[-1][0]
+    node = editor(panel).segmentationNode()
     panel.show_entry(panel._list.entry("d4--r3"))
     read(panel)
     assert panel.workplace.scene.IsNodePresent(node)
+    assert panel._ui.editorFrame.isHidden()
+    assert seen_in(node) == ()
     panel.show_entry(panel._list.entry("d3--r3"))
     read(panel)
     assert correction(panel).edited("fixed") is node
+    panel._ui.editFixedButton.click()
     panel._ui.clearPointsButton.click()
+    assert editor(panel).segmentationNode() is None
+    assert panel._ui.editorFrame.isHidden()
     assert not panel.workplace.scene.IsNodePresent(node)
     assert not panel._ui.againButton.enabled
     assert "an edited segmentation" in panel._ui.againButton.toolTip
@@ -283,10 +370,10 @@ def test_a_pair_is_registered_again_by_the_warm_worker_kept_as_a_version_and_und
     panel = open_pair(widget, study.folder, pair)
     ui, folder = panel._ui, panel.workplace.pair.folder
     first = result_of(folder)
-    ui.editMovingButton.click()
     ui.placeFixedButton.click()
     place(panel, "fixed", middle(panel))
     place(panel, "moving", middle(panel) + np.array([1.0, 0.5, 0.0]))
+    ui.editMovingButton.click()
     took = []
     for number in (1, 2):
         before = result_of(panel.workplace.pair.folder)
@@ -297,6 +384,8 @@ def test_a_pair_is_registered_again_by_the_warm_worker_kept_as_a_version_and_und
         took.append(time.monotonic() - start)
         assert gaps.longest < 0.1
         assert panel.workplace.pair.folder == folder / "versions" / f"{number + 1:03}"
+        assert ui.editorFrame.isHidden(), "what has changed is seen"
+        assert background(MOVING.name) == panel.workplace.pair.shown.GetID()
         assert ui.messageLabel.text == ""
     print(f"Registered again, from the click to what is seen: {took[0]:.2f} s cold, {took[1]:.2f} s warm")
     assert f"version {number + 1}" in ui.pairLabel.text
