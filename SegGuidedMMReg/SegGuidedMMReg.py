@@ -26,7 +26,7 @@ class SegGuidedMMReg(ScriptedLoadableModule):
         super().__init__(parent)
         parent.title = _("Segmentation-Guided Registration (SegGuidedMMReg)")
         parent.categories = ["Registration"]
-        parent.dependencies = ["Markups", "Segmentations", "Terminologies", "Transforms", "Volumes"]
+        parent.dependencies = ["Colors", "Markups", "Segmentations", "Terminologies", "Transforms", "Volumes"]
         parent.contributors = ["The SegGuidedMMReg developers"]
         parent.helpText = _(
             "From a few segmentations of one imaging modality: segmentations of two, and smooth, fold-free, "

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import qt
+from SegGuidedMMRegGui.StyleWatch import StyleWatch
 from SegGuidedMMRegGui.TrainingTold import Points
-from SegGuidedMMRegGui.Widgets import connect
 
 WIDTH, HEIGHT = 206, 112
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 20, 18
@@ -24,11 +24,7 @@ class CurvePlots:
     def __init__(self, layout: Any) -> None:
         self._labels = []
         self._curves: Mapping[tuple[str, str], Points] = {}
-        self._again = qt.QTimer()
-        self._again.setSingleShot(True)
-        connect(self._again, "timeout()", self._draw)
-        self._application = qt.QApplication.instance()
-        connect(self._application, "paletteChanged(QPalette)", self._on_palette)
+        self._watch = StyleWatch(self._draw)
         for number in range(_MOST):
             label = qt.QLabel()
             label.setFixedSize(WIDTH, HEIGHT)
@@ -43,11 +39,7 @@ class CurvePlots:
 
     def close(self) -> None:
         """Listen no longer."""
-        self._again.stop()
-        self._application.disconnect("paletteChanged(QPalette)", self._on_palette)
-
-    def _on_palette(self) -> None:
-        self._again.start(0)  # when the labels have theirs
+        self._watch.close()
 
     def _draw(self) -> None:
         shown = [(key, points) for key, points in self._curves.items() if points][:_MOST]

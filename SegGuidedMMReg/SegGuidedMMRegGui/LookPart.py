@@ -9,9 +9,9 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-import qt
 from SegGuidedMMRegGui import TransformNodes, Views
 from SegGuidedMMRegGui.Background import Background
+from SegGuidedMMRegGui.ChangeLegend import ChangeLegend
 from SegGuidedMMRegGui.Comparison import MODES
 from SegGuidedMMRegGui.JobEvents import JobEnd, JobListener
 from SegGuidedMMRegGui.JobRunner import Job
@@ -46,7 +46,6 @@ _NUMBERS = {
     "reviewSquare": "square_mm",
     "reviewRadius": "radius_mm",
 }
-_LEGEND = (320, 12)
 
 
 class LookPart:
@@ -61,6 +60,7 @@ class LookPart:
     def __init__(self, workplace: Workplace, ui: Any, say: Callable[[str], None]) -> None:
         self._workplace, self._ui, self._say = workplace, ui, say
         self.views = ReviewViews(workplace.scene)
+        self._legend = ChangeLegend(ui.legendLabel)
         self._brightness = {"fixed": Brightness(), "moving": Brightness()}
         self._is_ours = False
         self._job: Job | None = None
@@ -99,6 +99,11 @@ class LookPart:
             self._brightness[layer].of(self._workplace.scene, node)
         self._put_sliders_back()
         self.onChange()
+
+    def close(self) -> None:
+        """The module is closed."""
+        self.show(None)
+        self._legend.close()
 
     def choices_changed(self) -> None:
         """Take up what the scene says."""
@@ -242,7 +247,7 @@ class LookPart:
             return
         node = bridge.show_volume_change_map(image, pair)
         self._ui.foldsLabel.text = _("{count} voxels fold.").format(count=node.GetAttribute(f"{PREFIX}Folds"))
-        self._ui.legendLabel.setPixmap(_legend(node, self._ui.legendLabel.palette))
+        self._legend.show(node)
         self.views.show_change(node, self._ui.changeSlider.value / 100)
 
     def onChangeOpacity(self, value: int) -> None:
@@ -255,26 +260,5 @@ class LookPart:
         if self._reading is not None:
             self._reading.forget()
             self._reading = None
-        self._ui.foldsLabel.text = self._ui.legendLabel.text = ""
-
-
-def _legend(node: Any, palette: Any) -> Any:
-    """The colours from 0 to 2, as a picture with numbers."""
-    colours = node.GetDisplayNode().GetColorNode()
-    width, height = _LEGEND
-    picture = qt.QPixmap(width, 2 * height + 6)
-    picture.fill(qt.QColor(0, 0, 0, 0))
-    painter = qt.QPainter(picture)
-    count = colours.GetNumberOfColors()
-    for x in range(width):
-        rgba = [0.0, 0.0, 0.0, 0.0]
-        colours.GetColor(0 if x < height else 1 + (x - height) * (count - 2) // (width - height - 1), rgba)
-        painter.setPen(qt.QColor(*(round(255 * c) for c in rgba[:3])))
-        painter.drawLine(x, 0, x, height)
-    painter.setPen(palette.color(qt.QPalette.WindowText))
-    scale = width - height
-    marks = ((0, _("fold, 0")), (height + scale // 2 - 4, "1"), (width - 10, "2"))
-    for x, text in marks:
-        painter.drawText(x, 2 * height + 2, text)
-    painter.end()
-    return picture
+        self._ui.foldsLabel.text = ""
+        self._legend.clear()

@@ -107,6 +107,7 @@ class ReviewPanel(Panel):
     def cleanup(self) -> None:
         self.left()
         self._correct.forget()
+        self._look.close()
         self._list.stop()
 
     # -- pairs ------------------------------------------------------------------------------------------

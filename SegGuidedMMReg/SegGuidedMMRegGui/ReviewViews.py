@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from slicer.i18n import tr as _
+
 import qt
 from SegGuidedMMRegGui import Views
 from SegGuidedMMRegGui.Comparison import Comparison
 from SegGuidedMMRegGui.NodeTags import nodes_of
 from SegGuidedMMRegGui.SceneBridge import PairNodes
-from SegGuidedMMRegGui.TransformNodes import Look, show_displacement
+from SegGuidedMMRegGui.TransformNodes import Look, remove_legend, show_displacement, show_legend
 from SegGuidedMMRegGui.Views import Layout, View
 from SegGuidedMMRegGui.Widgets import connect
 
@@ -171,9 +173,12 @@ class ReviewViews:
             self.fit()
 
     def show_change(self, node: Any, opacity: float = 0.6) -> None:
-        """Lay a map of the change of volume over the fixed image; None takes it away."""
+        """Lay a map of the change of volume over the fixed image, with its legend; None takes both away."""
+        self._remove_legends()
         self._change, self._change_opacity = node, opacity
         self.update()
+        if node is not None and self._layout.is_shown:
+            show_legend(node, _("Volume"), self._ids(FIXED))  # Slicer looks only now where the map is
 
     def set_change_opacity(self, opacity: float) -> None:
         """How much that map covers the image, 0 to 1."""
@@ -219,10 +224,16 @@ class ReviewViews:
     def _forget_looks(self) -> None:
         """Contours are seen in all views again, and nothing of the deformation."""
         shown, self._change = self.shown.still_there(self._scene), None
+        self._remove_legends()
         if shown.forward is not None:
             show_displacement(shown.forward, "off", region=None)
         if shown.contours is not None and shown.contours.GetDisplayNode() is not None:
             shown.contours.GetDisplayNode().RemoveAllViewNodeIDs()
+
+    def _remove_legends(self) -> None:
+        """Of all maps that we have shown, also in a scene that was loaded."""
+        for node in nodes_of(self._scene, kind="jacobian"):
+            remove_legend(node)
 
     def _put_others_aside(self) -> None:
         """What we have shown of other images and pairs would cover this one: it is hidden for the time."""

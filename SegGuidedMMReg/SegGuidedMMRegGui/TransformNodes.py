@@ -28,9 +28,12 @@ TRANSFORM = "vtkMRMLTransformNode"
 COLOURS = "vtkMRMLColorTableNode"
 Look = Literal["grid", "arrows", "off"]
 
-_COLOURS = 256
-_STEP = 1 / 127
-"""Of a colour: the middle one, 128, begins at a Jacobian of 1, the last at 2, and the first ends at 0."""
+_COLOURS, _FOLDED = 256, 51
+"""Colours of a map of the change of volume, and how many of them, the first ones, are those of folds."""
+_STEP = 0.5 / _FOLDED
+"""Of a colour: the first begins at a Jacobian of -0.5, that after those of folds at 0, the last at 2."""
+_LABELS = 6
+"""Of the legend: from -0.5 to 2."""
 _FOLD = (1.0, 0.0, 1.0)
 _LOW, _MIDDLE, _HIGH = (0.02, 0.19, 0.58), (0.97, 0.97, 0.97), (0.65, 0.0, 0.15)
 
@@ -217,10 +220,28 @@ def show_volume_change_map(scene: Any, image: Image, tag: Tag, name: str) -> Any
     display.SetAndObserveColorNodeID(colours.GetID())
     display.SetAutoWindowLevel(False)
     window = (_COLOURS - 1) * _STEP
-    display.SetWindowLevel(window, window / 2 - _STEP)
+    display.SetWindowLevel(window, window / 2 - _FOLDED * _STEP)
     display.SetInterpolate(False)
     node.SetAttribute(f"{PREFIX}Folds", str(int((slicer.util.arrayFromVolume(node) <= 0).sum())))
     return node
+
+
+def show_legend(node: Any, title: str, views: tuple[str, ...]) -> None:
+    """Slicer's colour legend of such a map, in the views with these ids."""
+    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
+    if legend is None:  # Slicer has written why into its log
+        return
+    legend.SetTitleText(title)
+    legend.SetNumberOfLabels(_LABELS)
+    legend.SetViewNodeIDs(list(views))
+    legend.SetVisibility(True)
+
+
+def remove_legend(node: Any) -> None:
+    """Remove the legend of a map from the scene, if it has one."""
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node)
+    if legend is not None:
+        node.GetScene().RemoveNode(legend)
 
 
 def _colours(scene: Any, tag: Tag) -> Any:
@@ -228,10 +249,10 @@ def _colours(scene: Any, tag: Tag) -> Any:
     node.SetTypeToUser()
     node.SetNumberOfColors(_COLOURS)
     node.SetHideFromEditors(True)
-    rows = np.interp(np.arange(1, _COLOURS), [1, 128, _COLOURS - 1], [0, 1, 2])
-    table = np.vstack([_FOLD, *(_blend(t) for t in rows)])
+    values = [(number - _FOLDED) * _STEP for number in range(_COLOURS)]
+    table = np.vstack([_FOLD if number < _FOLDED else _blend(value) for number, value in enumerate(values)])
     for number, (red, green, blue) in enumerate(table.tolist()):
-        what = "fold" if number == 0 else f"{(number - 1) * _STEP:.2f}"
+        what = "fold" if number < _FOLDED else f"{values[number]:.2f}"
         node.SetColor(number, what, red, green, blue, 1.0)
     return node
 

@@ -21,6 +21,7 @@ _MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager2D",
     "vtkMRMLTransformsDisplayableManager2D",
     "vtkMRMLMarkupsDisplayableManager",
+    "vtkMRMLColorLegendDisplayableManager",
 )
 
 

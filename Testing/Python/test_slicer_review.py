@@ -15,14 +15,18 @@ from reported_study import make_reported_study
 from slicer_harness import layouts
 from slicer_module import Gaps, module_opened, slicer
 
+import qt
 from SegGuidedMMRegGui import Views
 from SegGuidedMMRegGui.JobRunner import JobRunner
+from SegGuidedMMRegGui.NodeTags import nodes_of
 from SegGuidedMMRegGui.ReviewPanel import ReviewPanel
 from SegGuidedMMRegGui.ReviewViews import FIXED, MOVING, OVERLAY
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import read_labels, write_labels
 from SegGuidedMMRegLib.study import Study
 from SegGuidedMMRegLib.transform_files import read_transform
+
+LEGEND = "vtkMRMLColorLegendDisplayNode"
 
 
 @pytest.fixture(scope="module")
@@ -373,9 +377,58 @@ def test_the_change_of_volume_is_laid_over_the_fixed_image_with_folds_and_legend
     magenta = (coloured[..., 0] > 200) & (coloured[..., 1] < 80) & (coloured[..., 2] > 200)
     assert 0 < magenta.mean() < 0.1
     assert ui.legendLabel.pixmap.width() > 100
+    legend = slicer.mrmlScene.GetFirstNodeByClass(LEGEND)
+    assert legend.GetDisplayableNode() is panel._look.views._change
+    assert legend.GetViewNodeIDs() == (Views.slice_node(FIXED.name).GetID(),)
     ui.changeCheck.checked = False
+    assert slicer.mrmlScene.GetNumberOfNodesByClass(LEGEND) == 0
     assert np.array_equal(layouts.picture(slicer, FIXED.name), plain)
     assert not list(panel.workplace.bridge._temporary.rglob("change.nrrd"))
+
+
+def test_the_legend_in_the_views_goes_with_the_map_and_never_stays_behind(panel, tmp_path):
+    ui, scene = panel._ui, slicer.mrmlScene
+    choose(panel, "d3--r3")
+    ui.changeCheck.checked = True
+    for other in ("d4--r4", "d3--r3"):
+        slicer_harness.process_until(lambda: ui.foldsLabel.text, 90)
+        assert scene.GetNumberOfNodesByClass(LEGEND) == 1
+        choose(panel, other)
+        assert scene.GetNumberOfNodesByClass(LEGEND) == 0
+    slicer_harness.process_until(lambda: ui.foldsLabel.text, 90)
+    assert scene.GetNumberOfNodesByClass(LEGEND) == 1
+    panel.left()
+    assert scene.GetNumberOfNodesByClass(LEGEND) == 0
+    saved = next(node for node in nodes_of(scene, kind="jacobian"))
+    slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(saved)  # as in a scene that was saved
+    ui.changeCheck.checked = False
+    panel.opened()
+    assert scene.GetNumberOfNodesByClass(LEGEND) == 0
+
+
+def test_the_legend_in_the_panel_follows_the_style(panel):
+    ui = panel._ui
+    choose(panel, "d4--r4")
+    ui.changeCheck.checked = True
+    slicer_harness.process_until(lambda: ui.foldsLabel.text, 90)
+    text = qt.QColor("#fedcba")
+    before = qt.QApplication.palette()
+    other = qt.QApplication.palette()
+    other.setColor(qt.QPalette.WindowText, text)
+
+    def colours() -> set[str]:
+        image = ui.legendLabel.pixmap.toImage()
+        places = ((x, y) for x in range(image.width()) for y in range(14, image.height()))
+        return {image.pixelColor(x, y).name() for x, y in places}
+
+    assert text.name() not in colours()
+    try:
+        qt.QApplication.setPalette(other)
+        slicer_harness.process_until(lambda: text.name() in colours(), 5)
+    finally:
+        qt.QApplication.setPalette(before)
+    ui.changeCheck.checked = False
+    assert ui.legendLabel.text == ""
 
 
 def test_choices_are_kept_in_the_scene(widget, panel, tmp_path):

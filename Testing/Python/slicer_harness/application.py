@@ -25,6 +25,7 @@ _LOGICS = {
     "segmentations": ("Segmentations", "vtkSlicerSegmentationsModuleLogic"),
     "transforms": ("Transforms", "vtkSlicerTransformLogic"),
     "markups": ("Markups", "vtkSlicerMarkupsLogic"),
+    "colors": ("Colors", "vtkSlicerColorLogic"),
     "terminologies": ("Terminologies", "vtkSlicerTerminologiesModuleLogic"),
 }
 
@@ -59,12 +60,13 @@ def _scene(slicer: Any) -> tuple[Any, Any]:
     application.GetColorLogic().AddDefaultColorNodes()
     application.SetSliceLogics(vtk.vtkCollection())
     application.SetViewLogics(vtk.vtkCollection())
+    application.SetHomeDirectory(tempfile.gettempdir())  # that of Slicer, with its colour files, is not here
     application._logics = []  # it holds them weakly
     for name, kind in _LOGICS.values():
         logic = getattr(slicer, kind)()
+        logic.SetMRMLApplicationLogic(application)
         if name != "Terminologies":  # with a scene it loads Slicer's own lists, which are not here
             logic.SetMRMLScene(scene)
-        logic.SetMRMLApplicationLogic(application)
         application.SetModuleLogic(name, logic)
         application._logics.append(logic)
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
