@@ -14,6 +14,10 @@ _LET_WORK_S = 0.003
 """Python threads get their turn in Slicer only while its main thread waits for them."""
 
 
+def _nothing(_told: Any) -> None:
+    """Nobody wants to hear it any more."""
+
+
 class Background:
     """Runs `work` in a thread, and then `done` with what it returns, or `failed` with a message, here.
 
@@ -40,6 +44,7 @@ class Background:
             self.is_running = False
             self._timer.stop()
             let_go(self._timer, {"timeout()": self._look})
+            self._done = self._failed = _nothing
 
     def wait(self) -> None:
         """Wait for the end, and tell it now: what must be done before a scene or the module is closed."""
@@ -59,13 +64,13 @@ class Background:
             self._tell()
 
     def _tell(self) -> None:
+        done, failed, found, error = self._done, self._failed, self._found, self._error
         self.forget()
-        found, error = self._found, self._error
         self._found = self._error = None
         if error is None:
-            self._done(found)
+            done(found)
         elif isinstance(error, (ValueError, OSError)):
-            self._failed(str(error))
+            failed(str(error))
         else:
-            self._failed(f"{type(error).__name__}: {error}")
+            failed(f"{type(error).__name__}: {error}")
             raise error

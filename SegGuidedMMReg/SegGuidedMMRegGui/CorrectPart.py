@@ -68,7 +68,7 @@ class CorrectPart:
         self._is_ours = False
         self._side: SideName = "fixed"
         self._settling = qt.QTimer()
-        self._settling.singleShot = True
+        self._settling.setSingleShot(True)
         connect(self._settling, "timeout()", self.onPlaced)
         for button, slot in (
             (ui.editFixedButton, self.onEditFixed),

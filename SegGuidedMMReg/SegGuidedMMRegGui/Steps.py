@@ -6,7 +6,7 @@ The work is a generator: it yields where it may be interrupted, and returns what
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Found = TypeVar("Found")
 Steps = Generator[None, None, Found]
@@ -31,14 +31,27 @@ def in_turns(
         go_on: is given each step, and calls it, or not, if it is not wanted any more; handles its errors.
         done: gets what was made, also through `go_on`.
     """
-    import qt  # here, because the bridge to the scene works where there is no Qt
+    _Turns(steps, go_on, done).take()
 
-    def step() -> None:
+
+class _Turns(Generic[Found]):
+    """What is left of such work."""
+
+    def __init__(
+        self, steps: Steps[Found], go_on: Callable[[Callable[[], None]], None], done: Callable[[Found], None]
+    ) -> None:
+        from SegGuidedMMRegGui.Widgets import later  # here, because the bridge works where there is no Qt
+
+        self._steps, self._go_on, self._done, self._later = steps, go_on, done, later
+
+    def take(self) -> None:
+        """Offer the next step."""
+        self._go_on(self._step)
+
+    def _step(self) -> None:
         try:
-            next(steps)
+            next(self._steps)
         except StopIteration as end:
-            done(end.value)
+            self._done(end.value)
         else:
-            qt.QTimer.singleShot(0, lambda: go_on(step))
-
-    go_on(step)
+            self._later(self.take)

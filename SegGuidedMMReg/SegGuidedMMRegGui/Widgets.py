@@ -42,6 +42,29 @@ def let_go(sender: Any, slots: Mapping[str, Callable[..., None]]) -> None:
     sender.deleteLater()
 
 
+class _Later:
+    """A timer that rings once, and is gone then with all it holds."""
+
+    def __init__(self, slot: Callable[[], None]) -> None:
+        self._slot = slot
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        connect(self._timer, "timeout()", self._ring)
+        self._timer.start(0)
+
+    def _ring(self) -> None:
+        let_go(self._timer, {"timeout()": self._ring})
+        self._slot()
+
+
+def later(slot: Callable[[], None]) -> None:
+    """Call `slot` when the window has had its turn.
+
+    What `qt.QTimer.singleShot` is given, Slicer holds as long as it runs (its Base/Python/slicerqt.py).
+    """
+    _Later(slot)
+
+
 def fill_table(table: Any, rows: Sequence[Sequence[str]]) -> None:
     """Show these texts, which cannot be edited; columns as wide as they need."""
     table.setRowCount(len(rows))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,40 @@ def test_an_unknown_attribute_can_be_neither_read_nor_set():
 def test_a_property_that_can_only_be_read_cannot_be_set():
     with pytest.raises(AttributeError, match="read only"):
         qt.QComboBox().count = 3
+
+
+def test_a_timer_rings_once_by_its_method_alone():
+    """PythonQt has no property `singleShot`: that is the name of a function (PythonQtClassInfo.cpp)."""
+    timer = qt.QTimer()
+    with pytest.raises(AttributeError, match="singleShot"):
+        timer.singleShot = True
+    timer.setSingleShot(True)
+    assert timer.isSingleShot()
+    assert callable(timer.singleShot)
+
+
+def test_slicer_holds_for_good_what_is_called_a_moment_later():
+    """Its own `QTimer.singleShot` makes a timer that nobody deletes (Base/Python/slicerqt.py)."""
+    rang = []
+
+    class Slot:
+        def __call__(self):
+            rang.append(self)
+
+    slot = Slot()
+    reference = weakref.ref(slot)
+    qt.QTimer.singleShot(0, slot)
+    slicer_harness.process_until(lambda: rang)
+    rang.clear()
+    del slot
+    gc.collect()
+    assert reference() is not None
+
+
+def test_no_property_takes_none():
+    """PythonQt makes the text "None" of it, or raises."""
+    with pytest.raises(AttributeError, match="None"):
+        qt.QPushButton().text = None
 
 
 def test_python_subclasses_keep_attributes_and_override_virtuals():

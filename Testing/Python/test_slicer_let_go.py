@@ -16,6 +16,7 @@ from SegGuidedMMRegGui.Background import Background
 from SegGuidedMMRegGui.DetachedJob import DetachedJob
 from SegGuidedMMRegGui.JobEvents import JobListener
 from SegGuidedMMRegGui.JobRunner import ChildJob, JobRunner
+from SegGuidedMMRegGui.Steps import in_turns
 from SegGuidedMMRegGui.TermChooser import TermChooser
 
 
@@ -77,6 +78,65 @@ def test_an_image_that_nobody_wants_any_more_is_gone_once_it_was_read():
     Background(read, print, print).forget()
     slicer_harness.process_until(lambda: made)
     slicer_harness.process_until(lambda: is_gone(made[0]), 5)
+
+
+class Large:
+    """Stands for an image."""
+
+
+def test_what_was_shown_in_short_steps_is_gone():
+    ended = []
+
+    def showing(image):
+        yield
+        yield
+        return type(image).__name__
+
+    def show(image):
+        in_turns(showing(image), lambda step: (image, step())[1], ended.append)
+
+    image = Large()
+    reference = weakref.ref(image)
+    show(image)
+    del image
+    slicer_harness.process_until(lambda: ended)
+    assert ended == ["Large"]
+    assert is_gone(reference)
+
+
+def test_what_was_to_be_shown_in_short_steps_is_gone_once_nobody_wants_it():
+    image, offered = Large(), []
+    reference = weakref.ref(image)
+
+    def showing(image):
+        yield
+        yield image
+
+    def go_on(step):
+        offered.append(1)
+        if len(offered) == 1:
+            step()
+
+    in_turns(showing(image), go_on, print)
+    del image
+    slicer_harness.process_until(lambda: len(offered) == 2)
+    assert is_gone(reference)
+
+
+def test_what_hears_of_a_reading_is_gone_at_once_when_it_was_told():
+    """Not only when Python looks for circles of references, which takes its time in a large program."""
+    image, told = Large(), []
+
+    def hear(found, image=image):
+        told.append(found)
+
+    reading = Background(lambda: 1, hear, print)
+    reference = weakref.ref(image)
+    del image, hear
+    slicer_harness.process_until(lambda: told)
+    slicer.app.processEvents()
+    assert reading.is_running is False
+    assert reference() is None
 
 
 def test_an_error_that_was_told_is_gone(capsys):

@@ -157,6 +157,15 @@ def _replace_utilities(slicer: Any) -> None:
     util.mainWindow = lambda *_, **more: None
     util.modulePath = lambda name: getattr(slicer.modules, name.lower()).path
     util.startupEnvironment = lambda: dict(os.environ)
+    qt.QTimer.singleShot = staticmethod(_single_shot)
+
+
+def _single_shot(milliseconds: int, slot: Callable[[], Any]) -> None:
+    """As Base/Python/slicerqt.py of Slicer: the timer and what it calls are kept as long as Slicer runs."""
+    timer = sys.modules["qt"].QTimer(sys.modules["slicer"].app.moduleManager())
+    timer.setSingleShot(True)
+    timer.connect("timeout()", slot)
+    timer.start(milliseconds)
 
 
 def _add_submodules(slicer: Any) -> None:

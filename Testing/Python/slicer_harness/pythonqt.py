@@ -76,6 +76,8 @@ def _in_python(cls: type, name: str) -> bool:
 
 
 def _meta_property(item: QtCore.QObject, name: str) -> QtCore.QMetaProperty | None:
+    if name == "singleShot" and isinstance(item, QtCore.QTimer):
+        return None  # PythonQt leaves it out, because QTimer.singleShot(…) is a function too
     meta = _PLAIN_GET(item, "metaObject")()
     index = meta.indexOfProperty(name)
     return meta.property(index) if index >= 0 else None
@@ -161,6 +163,8 @@ def _set(item: QtCore.QObject, name: str, value: Any) -> None:
     if found is not None and not _in_python(kind, name):
         if not found.isWritable():
             raise AttributeError(f"{kind.__name__}.{name} can be read only")
+        if value is None:
+            raise AttributeError(f"{kind.__name__}.{name}: PythonQt makes 'None' of None, or refuses it")
         if isinstance(value, str) and found.typeName() == "QStringList":
             raise ValueError(f"{kind.__name__}.{name} takes a tuple: PythonQt splits a string into letters")
         value = list(value) if isinstance(value, tuple) else value
