@@ -34,6 +34,14 @@ def test_the_metadata_are_complete():
         assert told[name].startswith("https://")
 
 
+def test_the_project_has_the_languages_that_slicers_own_cmake_files_compile_with():
+    """Without them CMAKE_SIZEOF_VOID_P is empty, and `find_package(Slicer)` refuses the extension as 32 bit
+    (CMake/SlicerConfig.cmake.in); the checks of flags in ITKPlatformSpecificChecks.cmake cannot compile."""
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert re.search(r"^project\(\w+\)$", text, re.MULTILINE)
+    assert text.index("project(") < text.index("find_package(Slicer")
+
+
 def test_icon_and_screenshots_are_where_the_metadata_say():
     told = metadata()
     for name in ("ICONURL", "SCREENSHOTURLS"):
