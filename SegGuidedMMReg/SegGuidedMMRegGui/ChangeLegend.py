@@ -41,13 +41,13 @@ class ChangeLegend:
     def _draw(self) -> None:
         if not self._colours:
             return
-        picture = qt.QPixmap(_WIDTH, 2 * _HEIGHT + 6)
+        picture, palette = qt.QPixmap(_WIDTH, 2 * _HEIGHT + 6), self._label.palette
         picture.fill(qt.QColor(0, 0, 0, 0))
         painter = qt.QPainter(picture)
         for x in range(_WIDTH):
             painter.setPen(self._colours[x * len(self._colours) // _WIDTH])
             painter.drawLine(x, 0, x, _HEIGHT)
-        painter.setPen(self._label.palette.color(qt.QPalette.WindowText))
+        painter.setPen(palette.color(qt.QPalette.WindowText))
         painter.drawText(2, 2 * _HEIGHT + 2, _("folds"))
         for value in (0, 1, 2):
             painter.drawText(self._place(value), 2 * _HEIGHT + 2, str(value))

@@ -21,7 +21,8 @@ from SegGuidedMMRegLib.files import write_text_atomically
 
 JOBS = ".jobs"
 _AT_ONCE = 1 << 18
-_DETACHED_ON_WINDOWS = 0x00000008 | 0x00000200  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
+_APART_ON_WINDOWS = ProcessTree.NO_WINDOW | 0x00000200  # CREATE_NEW_PROCESS_GROUP
+"""A console that nobody sees; the children of a process without one would get windows of their own."""
 
 
 class DetachedJob(Job):
@@ -78,7 +79,7 @@ class DetachedJob(Job):
     def _begin(self, environment: dict[str, str]) -> None:
         folder = self.study / JOBS
         folder.mkdir(exist_ok=True)
-        apart = {"creationflags": _DETACHED_ON_WINDOWS} if os.name == "nt" else {"start_new_session": True}
+        apart = {"creationflags": _APART_ON_WINDOWS} if os.name == "nt" else {"start_new_session": True}
         with self._path("jsonl").open("wb") as events, self._path("log").open("wb") as log:
             self._child = subprocess.Popen(
                 self.command,

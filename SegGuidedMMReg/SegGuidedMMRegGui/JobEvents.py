@@ -12,6 +12,8 @@ from SegGuidedMMRegLib.events import Event
 Data = dict[str, Any]
 LOG_LINES = 5000
 _LAST_WORDS = 15
+_OF_THE_LAUNCHER = "exit abnormally"
+"""PythonSlicer starts the Python itself, and says so where that is ended; its own exit code is 1 then."""
 
 
 def _nothing(*_: Any) -> None:
@@ -137,7 +139,7 @@ class JobEvents:
     def _without_a_word(self, exit_code: int | None) -> str:
         last = "\n".join(list(self.lines)[-_LAST_WORDS:])
         how = "it was ended from outside" if exit_code is None else f"exit code {exit_code}"
-        if exit_code in (-9, 9, 137):
+        if exit_code in (-9, 9, 137) or _OF_THE_LAUNCHER in last:
             how += ", ended from outside, most often because memory ran out"
         return f"The job ended without saying why ({how})." + (f" Its last lines:\n{last}" if last else "")
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "SEGMMREG_JOB"
-_NO_WINDOW = 0x08000000
+NO_WINDOW = 0x08000000
 """CREATE_NO_WINDOW: no console flashes up on Windows."""
+_ASK_LITTLE = 0x1000
+"""PROCESS_QUERY_LIMITED_INFORMATION, of Windows."""
 _PROC = Path("/proc")
 _PS = ["ps", "-axo", "pid=,ppid=,stat=,lstart="]
 
@@ -60,16 +62,17 @@ def ask_to_end(processes: tuple[Process, ...]) -> None:
 
 
 def end_now(processes: tuple[Process, ...]) -> None:
-    """SIGKILL; on Windows taskkill with its children."""
+    """SIGKILL; on Windows taskkill, of each with its children."""
     _signal(processes, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _signal(processes: tuple[Process, ...], number: int) -> None:
     if os.name == "nt":
-        for each in processes[:1]:
+        named = [word for each in processes for word in ("/PID", str(each.pid))]
+        if named:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            quiet["creationflags"] = _NO_WINDOW
-            subprocess.Popen(["taskkill", "/PID", str(each.pid), "/T", "/F"], **quiet)
+            quiet["creationflags"] = NO_WINDOW
+            subprocess.Popen(["taskkill", *named, "/T", "/F"], **quiet)
         return
     for each in alive(processes):
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -103,6 +106,7 @@ def _table_of_proc() -> dict[int, tuple[int, str]]:
 
 
 def _table_of_windows() -> dict[int, tuple[int, str]]:
+    """The same on Windows, where a number is soon given again: a parent that is younger is none."""
     import ctypes
     from ctypes import wintypes
 
@@ -121,16 +125,29 @@ def _table_of_windows() -> dict[int, tuple[int, str]]:
         )
 
     kernel = ctypes.windll.kernel32
-    kernel.CreateToolhelp32Snapshot.restype = wintypes.HANDLE
+    kernel.CreateToolhelp32Snapshot.restype = kernel.OpenProcess.restype = wintypes.HANDLE
+
+    def began(pid: int) -> int:
+        """When, in units of 100 ns; 0 for processes of the system, which nobody may ask."""
+        handle = wintypes.HANDLE(kernel.OpenProcess(_ASK_LITTLE, False, pid))
+        created, *others = (ctypes.c_uint64() for _ in range(4))
+        if handle:
+            kernel.GetProcessTimes(handle, ctypes.byref(created), *map(ctypes.byref, others))
+            kernel.CloseHandle(handle)
+        return created.value
+
     snapshot = wintypes.HANDLE(kernel.CreateToolhelp32Snapshot(0x2, 0))
     entry = Entry(size=ctypes.sizeof(Entry))
-    table = {}
+    found: dict[int, tuple[int, int]] = {}
     more = kernel.Process32First(snapshot, ctypes.byref(entry))
     while more:
-        table[entry.pid] = (entry.parent, entry.name.decode(errors="replace"))
+        found[entry.pid] = (entry.parent, began(entry.pid))
         more = kernel.Process32Next(snapshot, ctypes.byref(entry))
     kernel.CloseHandle(snapshot)
-    return table
+    return {
+        pid: (parent if found.get(parent, (0, 0))[1] <= start else 0, str(start))
+        for pid, (parent, start) in found.items()
+    }
 
 
 def _carries(pid: int, mark: str) -> bool:

@@ -98,6 +98,15 @@ def test_a_crash_is_told_with_the_last_lines(runner):
     assert sys.executable in job.report()
 
 
+def test_a_python_that_was_ended_behind_slicers_launcher_is_told_so(runner):
+    """PythonSlicer is a launcher: it ends with 1 where its Python was ended (ctkAppLauncher.cpp)."""
+    said = "error: [/opt/Slicer/bin/./python-real] exit abnormally - Report the problem."
+    heard, _job = run(runner, f"print({said!r}, file=sys.stderr); sys.exit(1)")
+    end = heard.wait()
+    assert (end.exit_code, end.is_done, end.result) == (1, False, None)
+    assert "memory ran out" in end.message
+
+
 def test_a_python_that_is_not_there_is_an_error_not_an_exception(runner):
     heard = Heard()
     start(runner, ("/nowhere/python", "-m", "x"), heard)
