@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from SegGuidedMMRegLib.cases import Case, Role, Structure
+from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.images import read_labels
+from SegGuidedMMRegLib.importing.labels import with_study_values
 from SegGuidedMMRegLib.importing.sources import said_of_cases
 from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.study import Study, StudyError
@@ -37,7 +40,9 @@ def edit_study(
     *,
     cases: Mapping[str, Change] | None = None,
     structures: Sequence[Structure] = (),
+    remove: Sequence[str] = (),
     name: str | None = None,
+    reporter: Reporter | None = None,
 ) -> Edited:
     """Change what is said of a study, and save it.
 
@@ -45,18 +50,25 @@ def edit_study(
         folder: of the study.
         cases: changes by `modality/name`, or the name alone where one modality has it. A role goes to all
             images of the subject.
-        structures: names, colours and terms, by value; those of new values are added. None is taken away:
-            labels may hold it.
+        structures: names, colours and terms, by value; those of new values are added.
+        remove: structures to take away, by value or name: no labels of the study, drafts neither, may hold
+            them.
         name: a new title.
+        reporter: told of the label files that were looked at.
 
     Raises:
         BusyError: if images are being added.
-        StudyError: naming the case or the structure, if they contradict something; nothing is changed then.
+        StudyError: naming the case or the structure, if they contradict something, or a structure that is
+            to go is drawn; nothing is changed then.
+        ValueError, OSError: naming a label file that can't be read.
     """
     with working_on(folder, "cases"):
         was = Study.open(folder)
+        going = [_structure(was, each) for each in dict.fromkeys(remove)]
+        _refuse_drawn(was, going, reporter or Reporter())
         changed, notes = _cases(was, cases or {})
-        study = replace(was, cases=changed, structures=_structures(was, structures), name=name or was.name)
+        left = _structures(was, structures, going)
+        study = replace(was, cases=changed, structures=left, name=name or was.name)
         study.save_record()
     return Edited(study, (*notes, *_consequences(was, study)))
 
@@ -96,6 +108,7 @@ def _cases(study: Study, changes: Mapping[str, Change]) -> tuple[tuple[Case, ...
     return tuple(found), sorted(along)
 
 
+_NAMED = 8
 _PURPOSE = {Role.TRAIN: "training", Role.VALIDATION: "validation", Role.TEST: "testing"}
 
 
@@ -116,12 +129,51 @@ def _with_role(case: Case, role: Role, source: str) -> Case:
     return replace(case, role=role, label_use="training" if was_tested else case.label_use)
 
 
-def _structures(study: Study, wanted: Sequence[Structure]) -> tuple[Structure, ...]:
+def _structures(
+    study: Study, wanted: Sequence[Structure], going: Sequence[Structure]
+) -> tuple[Structure, ...]:
     by_value = {structure.value: structure for structure in wanted}
     if len(by_value) < len(wanted):
         raise StudyError("Two structures have the same value: give each structure a value of its own.")
-    kept = [by_value.pop(structure.value, structure) for structure in study.structures]
+    if both := [s for s in going if s.value in by_value]:
+        raise StudyError(f"The structure {both[0].value} cannot be changed and removed at once.")
+    kept = [by_value.pop(s.value, s) for s in study.structures if s not in going]
+    if not kept and not by_value:
+        raise StudyError("A study needs a structure: add another one first.")
     return (*kept, *by_value.values())
+
+
+def _structure(study: Study, said: str) -> Structure:
+    """The structure with this value or name."""
+    text = said.strip().casefold()
+    for structure in study.structures:
+        if text in (str(structure.value), structure.name.casefold()):
+            return structure
+    known = ", ".join(f"{s.value} {s.name}" for s in study.structures)
+    raise StudyError(f"The study has no structure {said!r}; it has {known}.")
+
+
+def _refuse_drawn(study: Study, going: Sequence[Structure], reporter: Reporter) -> None:
+    """Labels that hold a structure keep it in the study."""
+    if not going:
+        return
+    drawn: dict[int, list[str]] = {structure.value: [] for structure in going}
+    paths = {case.key: study.label_path(case) for case in study.cases}
+    reporter.started("labels", len(paths))
+    for number, (key, path) in enumerate(paths.items(), 1):
+        if path.is_file():
+            labels = with_study_values(read_labels(path), study.structures)
+            for value, keys in drawn.items():
+                if (labels.array == value).any():
+                    keys.append(key)
+        reporter.progress("labels", number, len(paths))
+    for structure in going:
+        if keys := drawn[structure.value]:
+            more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+            raise StudyError(
+                f"The structure {structure.value} {structure.name} stays: it is drawn in the labels of "
+                f"{', '.join(keys[:_NAMED])}{more}. Take it out of them first; a draft can be deleted."
+            )
 
 
 def _consequences(was: Study, now: Study) -> list[str]:

@@ -40,12 +40,15 @@ class StructuresTable:
     """
 
     def __init__(
-        self, changed: Callable[[], None], save: Callable[[Sequence[Structure]], None] | None = None
+        self,
+        changed: Callable[[], None],
+        save: Callable[[Sequence[Structure], Sequence[Structure]], None] | None = None,
     ) -> None:
         """
         Args:
             changed: called when the user has changed something.
-            save: called with all structures when the user wants them saved; None without such a button.
+            save: called with all structures, and with those of the study that were removed, when the user
+                wants them saved; None without such a button.
         """
         self.widget, self._ui = load_ui("StructuresTable")
         self._changed, self._save = changed, save
@@ -66,18 +69,36 @@ class StructuresTable:
         self.onChanged()
 
     def show(self, structures: Sequence[Structure], study: str) -> None:
-        """Show the structures of a study: their values stay, none can be removed.
+        """Show the structures of a study: their values stay.
 
         Where they are shown already, what the user is changing stays.
         """
         if (tuple(structures), study) == (self._shown, self._study):
             return
         self._shown, self._study = tuple(structures), study
+        self._fill(structures, ())
+
+    def put_back(self) -> None:
+        """Those that could not be removed are shown again; other changes stay."""
+        if self.problem() or not self._removed():
+            return
+        now = {structure.value: structure for structure in self.structures()}
+        known = [now.pop(structure.value, structure) for structure in self._shown]
+        self._fill(known, tuple(now.values()))
+
+    def _fill(self, known: Sequence[Structure], new: Sequence[Structure]) -> None:
         self._rows = []
         self._ui.table.setRowCount(0)
-        for structure in structures:
-            self._add(structure, is_known=True)
+        for structures, is_known in ((known, True), (new, False)):
+            for structure in structures:
+                self._add(structure, is_known)
         self._fit()
+        self.onChanged()
+
+    def _removed(self) -> tuple[Structure, ...]:
+        """The structures of the study that are in the table no more."""
+        left = {row.value.text() for row in self._rows if row.is_known}
+        return tuple(structure for structure in self._shown if str(structure.value) not in left)
 
     def structures(self) -> tuple[Structure, ...]:
         """As they stand in the table.
@@ -130,14 +151,14 @@ class StructuresTable:
 
     def onRemove(self) -> None:
         row = self._ui.table.currentRow()
-        if 0 <= row < len(self._rows) and not self._rows[row].is_known:
+        if 0 <= row < len(self._rows):
             del self._rows[row]
             self._ui.table.removeRow(row)
             self._told()
 
     def onSave(self) -> None:
         if self._save is not None and not self.problem():
-            self._save(self.structures())
+            self._save(self.structures(), self._removed())
 
     def onItemChanged(self) -> None:
         self._told()
@@ -146,11 +167,16 @@ class StructuresTable:
         """Say which buttons can be pressed, and what the others need."""
         ui, row = self._ui, self._ui.table.currentRow()
         chosen = self._rows[row] if 0 <= row < len(self._rows) else None
-        ui.removeRowButton.enabled = chosen is not None and not chosen.is_known
+        is_last = bool(self._shown) and len(self._rows) == 1
+        ui.removeRowButton.enabled = chosen is not None and not is_last
         if chosen is None:
             ui.removeRowButton.toolTip = _("Needs a selected structure")
+        elif is_last:
+            ui.removeRowButton.toolTip = _("Needs another structure: a study has one at least")
         elif chosen.is_known:
-            ui.removeRowButton.toolTip = _("Structures of a study stay: its labels may hold them")
+            ui.removeRowButton.toolTip = _(
+                "Remove the selected structure; one that labels of the study hold comes back when you save"
+            )
         else:
             ui.removeRowButton.toolTip = _("Remove the selected structure")
         problem = self.problem()

@@ -26,6 +26,7 @@ from SegGuidedMMRegLib.cases import Structure
 
 _RECENT = "SegGuidedMMReg/RecentStudies"
 _RECENT_KEPT = 8
+_REMOVE = "--remove-structures"
 _PROBLEM = ("left out:", "note:")
 
 
@@ -122,8 +123,10 @@ class StudyPanel(Panel):
         title = _("Changing {count} cases").format(count=len(keys))
         self._run(title, arguments, [], lambda: shutil.rmtree(place, ignore_errors=True))
 
-    def _save_structures(self, structures: Sequence[Structure]) -> None:
+    def _save_structures(self, structures: Sequence[Structure], removed: Sequence[Structure]) -> None:
         arguments = ("edit", self.workplace.folder, "--structures", *map(text_of, structures))
+        if removed:
+            arguments += (_REMOVE, *(str(structure.value) for structure in removed))
         self._run(_("Changing the structures"), arguments, [], lambda: None)
 
     def _import(self, title: str, arguments: tuple[str, ...], folder: str, notes: list[str]) -> None:
@@ -159,8 +162,10 @@ class StudyPanel(Panel):
                 if arguments[0] in ("new", "add"):
                     self.form.scene.untick()
                 self.open(folder or self.workplace.folder)
-            else:
-                self.failed(_("Cancelled.") if end.cancelled else end.message)
+                return
+            self.failed(_("Cancelled.") if end.cancelled else end.message)
+            if _REMOVE in arguments:
+                self.structures.put_back()
 
         self._show_message("")
         try:

@@ -248,6 +248,8 @@ class Edit(Command):
     """CSV instead: a column case, and as wanted role, subject, mirrored; what is empty stays as it is."""
     structures: tuple[str, ...] = ()
     """Names, colours and terms by value, as of `segmmreg new`: 1=femur:#e69f00. A new value adds one."""
+    remove_structures: tuple[str, ...] = ()
+    """Structures to take away, by value or name; refused where labels of the study hold them."""
     name: str | None = None
     """Title of the study."""
 
@@ -256,10 +258,20 @@ class Edit(Command):
         from SegGuidedMMRegLib.importing.labels import parse_structures
 
         changes = self._changes()
-        if not changes and not self.structures and not self.name:
-            raise ValueError("There is nothing to change: give --cases, --table, --structures or --name.")
+        if not (changes or self.structures or self.remove_structures or self.name):
+            raise ValueError(
+                "There is nothing to change: give --cases, --table, --structures, --remove-structures or "
+                "--name."
+            )
         structures = parse_structures(self.structures)
-        edited = edit_study(self.study, cases=changes, structures=structures, name=self.name)
+        edited = edit_study(
+            self.study,
+            cases=changes,
+            structures=structures,
+            remove=self.remove_structures,
+            name=self.name,
+            reporter=reporter,
+        )
         reporter.log(f"said anew: {len(changes)} cases, {len(structures)} structures.")
         for note in edited.notes:
             reporter.log(f"note: {note}")

@@ -90,14 +90,19 @@ def read_matching_labels(path: Path, image: Image, structures: Sequence[Structur
     Raises:
         ValueError: naming the file, if it is empty, of another place in space, or holds an unknown structure.
     """
-    labels = _with_study_values(read_labels(path), structures)
+    labels = with_study_values(read_labels(path), structures)
     values_to_indices(labels.array, structures, str(path))
     if not (labels.array > 0).any():
         raise StudyError(f"{path}: the label map is empty, every voxel is background.")
     return _on_grid(labels, image.grid, path)
 
 
-def _with_study_values(labels: LabelMap, structures: Sequence[Structure]) -> LabelMap:
+def with_study_values(labels: LabelMap, structures: Sequence[Structure]) -> LabelMap:
+    """The same with the values of `structures`, where the map names its segments as these.
+
+    Raises:
+        StudyError: if some segments have their names and another one has not.
+    """
     known = {s.name.casefold(): s.value for s in structures}
     wanted = {s.value: known.get(s.name.casefold()) for s in labels.segments}
     if (

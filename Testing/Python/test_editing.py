@@ -11,6 +11,7 @@ from SegGuidedMMRegLib import cli
 from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.editing import Change, changes_in_table, edit_study
 from SegGuidedMMRegLib.images import read_labels, write_labels
+from SegGuidedMMRegLib.importing.labelling import label_cases
 from SegGuidedMMRegLib.importing.labels import find_structures, parse_structures
 from SegGuidedMMRegLib.study import Role, Study, StudyError
 from SegGuidedMMRegLib.terminology import is_terminology, meaning_of
@@ -96,6 +97,48 @@ def test_structures_get_other_names_colours_and_terms_and_new_ones_are_added(kne
     assert [s.value for s in study.structures] == [1, 2, 3, 9]
     assert _run("edit", knees, "--structures", "2=thigh bone") == 2
     assert Study.open(knees) == study
+
+
+def test_a_structure_that_no_labels_hold_is_removed(knees: Path, capsys: pytest.CaptureFixture) -> None:
+    assert _run("edit", knees, "--structures", "9=patella", "12=menisci") == 0
+    assert _run("edit", knees, "--remove-structures", "9", "Menisci", "--structures", "1=thigh") == 0
+    assert [(s.value, s.name) for s in Study.open(knees).structures][:2] == [(1, "thigh"), (2, "tibia")]
+    assert len(Study.open(knees).structures) == 3
+    assert _run("edit", knees, "--remove-structures", "patella") == 2
+    assert "has no structure 'patella'; it has 1 thigh, 2 tibia" in capsys.readouterr().err
+
+
+def test_a_structure_that_labels_hold_stays_and_they_are_named(
+    knees: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = (knees / "study.yaml").read_bytes()
+    assert _run("edit", knees, "--remove-structures", "fibula", "--name", "other") == 2
+    said = capsys.readouterr().err
+    assert "The structure 3 fibula stays: it is drawn in the labels of dxa/d1, dxa/d2, dxa/d3" in said
+    assert (knees / "study.yaml").read_bytes() == before
+
+
+def test_a_draft_keeps_its_structures_in_the_study(knees: Path) -> None:
+    edit_study(knees, structures=parse_structures(["9=patella"]))
+    label_cases(knees, ["d2"], use="none")
+    study = Study.open(knees)
+    labels = read_labels(knees / "labels/dxa/d2.seg.nrrd")
+    labels.array[..., :3] = 9
+    write_labels(labels, study.structures, knees / "labels/dxa/d2.seg.nrrd")
+    with pytest.raises(StudyError, match="9 patella stays: it is drawn in the labels of dxa/d2"):
+        edit_study(knees, remove=["9"])
+    (knees / "labels/dxa/d2.seg.nrrd").unlink()
+    assert len(edit_study(knees, remove=["9"]).study.structures) == 3
+
+
+def test_what_cannot_be_removed_is_said(knees: Path) -> None:
+    edit_study(knees, structures=parse_structures(["9=patella"]))
+    with pytest.raises(StudyError, match="9 cannot be changed and removed at once"):
+        edit_study(knees, structures=parse_structures(["9=kneecap"]), remove=["9"])
+    for path in (knees / "labels").rglob("*.nrrd"):
+        path.unlink()
+    with pytest.raises(StudyError, match="A study needs a structure"):
+        edit_study(knees, remove=["1", "2", "3", "9"])
 
 
 def test_a_name_that_the_networks_do_not_know_is_said(knees: Path) -> None:

@@ -192,11 +192,60 @@ def test_names_colours_and_terms_of_a_study_are_saved_in_it(panel):
     assert not ui.saveButton.enabled
 
 
-def test_what_labels_may_hold_is_not_removed_and_unsaved_changes_stay(panel):
+def names(panel) -> list[str]:
+    return [structure.name for structure in panel.structures.structures()]
+
+
+def test_a_structure_that_no_labels_hold_is_removed_from_the_study(panel):
     ui = panel.structures._ui
+    ui.addRowButton.click()
+    ui.table.item(3, 1).setText("patella")
+    ui.saveButton.click()
+    settle(panel)
+    settle(panel)
+    assert [s.name for s in Study.open(panel.workplace.folder).structures][3] == "patella"
+    ui.table.item(0, 1).setText("thigh bone")
+    ui.table.setCurrentCell(3, 1)
+    assert ui.removeRowButton.enabled
+    ui.removeRowButton.click()
+    ui.saveButton.click()
+    settle(panel)
+    settle(panel)
+    assert [s.name for s in Study.open(panel.workplace.folder).structures] == names(panel)
+    assert names(panel) == ["thigh bone", "tibia", "fibula"]
+    assert not ui.saveButton.enabled
+    assert not panel._ui.messageLabel.text
+
+
+def test_a_structure_that_labels_hold_comes_back_and_the_cases_are_named(panel):
+    ui = panel.structures._ui
+    before = Study.open(panel.workplace.folder).structures
+    ui.table.item(0, 1).setText("thigh bone")
+    ui.table.setCurrentCell(1, 1)
+    assert "labels of the study hold comes back" in ui.removeRowButton.toolTip
+    ui.removeRowButton.click()
+    ui.addRowButton.click()
+    assert names(panel)[1] == "fibula"
+    ui.saveButton.click()
+    settle(panel)
+    assert "2 tibia stays: it is drawn in the labels of dxa/d1, dxa/d2" in panel._ui.messageLabel.text
+    assert names(panel) == ["thigh bone", "tibia", "fibula", "structure 4"]
+    assert not ui.table.item(1, 0).flags() & qt.Qt.ItemIsEditable, "values of the study stay"
+    assert Study.open(panel.workplace.folder).structures == before
+
+
+def test_the_last_structure_of_a_study_stays(panel):
+    ui = panel.structures._ui
+    for _ in range(2):
+        ui.table.setCurrentCell(0, 1)
+        ui.removeRowButton.click()
     ui.table.setCurrentCell(0, 1)
     assert not ui.removeRowButton.enabled
-    assert "its labels may hold them" in ui.removeRowButton.toolTip
+    assert "Needs another structure" in ui.removeRowButton.toolTip
+
+
+def test_unsaved_changes_stay_when_the_study_is_read_again(panel):
+    ui = panel.structures._ui
     ui.table.item(0, 1).setText("thigh bone")
     panel.workplace.read_again()
     settle(panel)

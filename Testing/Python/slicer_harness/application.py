@@ -60,7 +60,8 @@ def _scene(slicer: Any) -> tuple[Any, Any]:
     application.GetColorLogic().AddDefaultColorNodes()
     application.SetSliceLogics(vtk.vtkCollection())
     application.SetViewLogics(vtk.vtkCollection())
-    application.SetHomeDirectory(tempfile.gettempdir())  # that of Slicer, with its colour files, is not here
+    application.SetHomeDirectory(tempfile.gettempdir())  # Slicer's own, with its colour files, are not here
+    application.SetShareDirectory("share")
     application._logics = []  # it holds them weakly
     for name, kind in _LOGICS.values():
         logic = getattr(slicer, kind)()
