@@ -73,3 +73,10 @@ def test_the_names_of_all_classes_of_qt_are_known(path):
     asked = {n.attr for n in tree if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "qt"}
     classes = {name for name in asked - {"Qt"} if isinstance(getattr(qt, name), type)}
     assert classes <= set(real_names.names())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_what_is_called_a_moment_later_is_not_held_for_good(path):
+    """Slicer replaces `QTimer.singleShot` by one that keeps what it calls; there is `Widgets.later`."""
+    names = [call.func.attr for call in calls(path) if isinstance(call.func, ast.Attribute)]
+    assert "singleShot" not in names

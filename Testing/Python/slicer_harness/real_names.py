@@ -1,8 +1,9 @@
 """What PythonQt knows of Qt's classes: less than PySide6, so the rest is refused here as it is in Slicer.
 
 `pythonqt_names.json` holds, by class, the methods of PythonQt's own wrappers; beside them an object has the
-properties, slots and signals of its meta-object. They are those of MeVisLab/pythonqt v3.6.1 for Qt 5.15, as
-in Slicer 5.10 and 5.12. When the module begins to use another class, add it:
+properties, slots and signals of its meta-object. They are those of MeVisLab/pythonqt for Qt 5.15: v3.6.1 as
+in Slicer 5.10, and v4.1.0 as in 5.12, which have the same. When the module begins to use another class,
+add it:
 `python -m slicer_harness.real_names generated_cpp_515 QNewClass`.
 
 `real_signals.txt` holds the signals that were looked up in the headers of Qt 5.15 and Qt 6, of CTK, and of
