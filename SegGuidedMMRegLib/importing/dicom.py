@@ -49,6 +49,16 @@ def dicom_in(folder: Path) -> list[Source]:
     return _numbered(found)
 
 
+def others_in(folder: Path) -> list[Path]:
+    """The files in a folder, and in folders in it at any depth, that are no DICOM; hidden ones left out."""
+    found = []
+    for place, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        paths = (Path(place) / name for name in sorted(names) if not name.startswith("."))
+        found += [path for path in paths if not (path.is_file() and is_dicom(path))]
+    return found
+
+
 def holds_slices(folder: Path) -> bool:
     """Whether files of a folder are slices of DICOM volumes, not images each.
 

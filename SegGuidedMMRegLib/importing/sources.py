@@ -17,7 +17,7 @@ from typing import Any
 from SegGuidedMMRegLib.cases import LabelUse, Role
 from SegGuidedMMRegLib.dicom_bytes import is_dicom
 from SegGuidedMMRegLib.image_bytes import ImageError
-from SegGuidedMMRegLib.importing.dicom import Source, dicom_in, holds_slices, patient_of
+from SegGuidedMMRegLib.importing.dicom import Source, dicom_in, holds_slices, others_in, patient_of
 from SegGuidedMMRegLib.importing.rows import file_of, read_rows, spacing_of, text_of, truth_of
 from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys, is_reserved
 
@@ -46,6 +46,7 @@ _POINT_SUFFIXES = [".mrk.json", ".json", ".fcsv", ".csv"]
 _IMAGE_ENDING = re.compile(r"_0000$")
 _LABEL_ENDING = re.compile(r"[-_. ](seg|segm|segmentation|labels?|labelmap|mask|gt)$", re.IGNORECASE)
 _POINT_ENDING = re.compile(r"[-_. ](landmarks?|points|fiducials|f)$", re.IGNORECASE)
+_NAMED = 4
 _COLUMNS = ("case", "subject", "role", "mirrored", "label", "label_use", "landmarks", "spacing", "original")
 
 
@@ -170,6 +171,7 @@ def _listed(places: Sequence[Path], suffixes: Sequence[str]) -> tuple[list[Sourc
             found.append(Source(place, patient=patient_of(place)))
         elif holds_slices(place):
             found += dicom_in(place)
+            aside += _beside_dicom(place)
         else:
             for path in sorted(p for p in place.iterdir() if not p.name.startswith(".")):
                 _list(path, suffixes, found, aside)
@@ -182,6 +184,7 @@ def _list(path: Path, suffixes: Sequence[str], found: list[Source], aside: list[
         if path.is_dir():
             series = dicom_in(path)
             found += series
+            aside += _beside_dicom(path) if series else []
             why = "" if series else "a folder without DICOM files; name it by itself"
         elif not path.is_file():
             why = "no file: a link to nothing, or a device"
@@ -195,6 +198,16 @@ def _list(path: Path, suffixes: Sequence[str], found: list[Source], aside: list[
         why = str(error)
     if why:
         aside.append((path, why))
+
+
+def _beside_dicom(folder: Path) -> list[tuple[Path, str]]:
+    """What a folder of DICOM files holds beside these, in one line."""
+    others = [path.relative_to(folder).as_posix() for path in others_in(folder)]
+    if not others:
+        return []
+    names = ", ".join(others[:_NAMED]) + (" …" if len(others) > _NAMED else "")
+    count = "1 file" if len(others) == 1 else f"{len(others)} files"
+    return [(folder, f"{count} beside its DICOM ({names}); put images among them into a folder of their own")]
 
 
 def _by_name(paths: Sequence[Path], suffixes: Sequence[str], ending: re.Pattern[str]) -> dict[str, Path]:

@@ -55,6 +55,30 @@ def test_a_folder_of_several_series_and_patients_gives_a_case_each(tmp_path: Pat
     assert any("3 DICOM images have their PatientID as subject" in line for line in report.lines())
 
 
+def test_files_beside_dicom_are_counted_and_the_remedy_is_said(tmp_path: Path) -> None:
+    place = tmp_path / "export"
+    write_slices(place / "PAT1" / "SER1", series=f"{UID}.1", patient="P1", description="T1 sag")
+    for name in (
+        "b.nii.gz",
+        "viewer/run.exe",
+        "c.png",
+        "viewer/d.txt",
+        ".hidden",
+        ".git/e.png",
+        "SER1/f.nrrd",
+    ):
+        (place / "PAT1" / name).parent.mkdir(exist_ok=True)
+        (place / "PAT1" / name).write_bytes(b"x")
+    write_slices(tmp_path / "one", series=f"{UID}.2", patient="P2", description="T1 sag")
+    (tmp_path / "one" / "notes.txt").write_bytes(b"x")
+    _, report = _new(tmp_path / "study", place)
+    remedy = "put images among them into a folder of their own"
+    line = "5 files beside its DICOM (b.nii.gz, c.png, SER1/f.nrrd, viewer/d.txt …)"
+    assert f"left out: {place / 'PAT1'}: {line}; {remedy}" in report.lines()
+    aside = from_folders("mr", [tmp_path / "one"]).aside
+    assert aside == ((tmp_path / "one", f"1 file beside its DICOM (notes.txt); {remedy}"),)
+
+
 def test_an_export_of_folders_in_folders_is_found_whole(tmp_path: Path) -> None:
     place = tmp_path / "export"
     write_slices(place / "PAT1" / "STUDY1" / "SER1", series=f"{UID}.1", patient="P1", description="T1 sag")

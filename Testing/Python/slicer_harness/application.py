@@ -60,16 +60,15 @@ def _scene(slicer: Any) -> tuple[Any, Any]:
     application.GetColorLogic().AddDefaultColorNodes()
     application.SetSliceLogics(vtk.vtkCollection())
     application.SetViewLogics(vtk.vtkCollection())
-    application.SetHomeDirectory(tempfile.gettempdir())  # Slicer's own, with its colour files, are not here
-    application.SetShareDirectory("share")
     application._logics = []  # it holds them weakly
     for name, kind in _LOGICS.values():
         logic = getattr(slicer, kind)()
         logic.SetMRMLApplicationLogic(application)
-        if name != "Terminologies":  # with a scene it loads Slicer's own lists, which are not here
+        if name not in ("Terminologies", "Colors"):  # with a scene they load Slicer's own lists
             logic.SetMRMLScene(scene)
         application.SetModuleLogic(name, logic)
         application._logics.append(logic)
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())  # as the Colors logic does
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
     return scene, application
 
