@@ -41,6 +41,9 @@ class _Part:
 def check_transform_file(path: Path) -> None:
     """Refuse a transform file that would take more memory than it holds numbers for.
 
+    An `.h5` file is looked into with h5py. Slicer's own Python may lack it, where another one runs the jobs:
+    there ITK reads the file as it does when Slicer opens it itself.
+
     Args:
         path: ends in `.h5`, or else is text (`.tfm`, `.txt`).
 
@@ -51,7 +54,10 @@ def check_transform_file(path: Path) -> None:
         raise TransformFileError(f"{path}: no such file.")
     if not path.is_file():
         raise TransformFileError(f"{path}: is a folder or a device, and a transform file is needed.")
-    parts = _parts_of_h5(path) if path.name.lower().endswith(".h5") else _parts_of_text(path)
+    is_h5 = path.name.lower().endswith(".h5")
+    if is_h5 and not _has_h5py():
+        return
+    parts = _parts_of_h5(path) if is_h5 else _parts_of_text(path)
     for number, part in enumerate(parts):
         if number >= _MOST_PARTS:
             raise TransformFileError(f"{path}: chains more than {_MOST_PARTS} transforms.")
@@ -127,6 +133,14 @@ def _numbers(text: bytes, path: Path) -> list[float]:
 
 
 # -- HDF5 -----------------------------------------------------------------------------------------------
+
+
+def _has_h5py() -> bool:
+    try:
+        import h5py  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _parts_of_h5(path: Path) -> list[_Part]:

@@ -405,6 +405,7 @@ def test_nothing_observes_the_scene_and_no_file_is_left(scene, tmp_path):
 def test_the_bridge_needs_neither_torch_nor_monai_nor_what_slicer_does_not_bring(tmp_path):
     import subprocess
 
+    folder = make_pair(study_of(tmp_path / "other"))
     absent = (
         "torch monai pydantic yaml h5py tyro rich matplotlib jinja2 lightning_fabric icon_registration scipy"
     )
@@ -422,11 +423,14 @@ def test_the_bridge_needs_neither_torch_nor_monai_nor_what_slicer_does_not_bring
         f"study = scene_study.make_study(pathlib.Path({str(tmp_path)!r}))\n"
         "bridge = SceneBridge(scene_study.new_scene(), study)\n"
         "print(bridge.show_labels(study.cases[0]).GetName())\n"
+        "from SegGuidedMMRegGui.PairFiles import read_pair\n"
+        f"shown = bridge.show_pair(read_pair({str(folder)!r}), moving=bridge.show_case(study.cases[0]))\n"
+        "print(shown.status, shown.shown.GetParentTransformNode() is shown.forward)\n"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
     )
-    assert found.stdout.strip() == "a (source) labels", found.stderr
+    assert found.stdout.splitlines() == ["a (source) labels", "ok True"], found.stderr
 
 
 def test_the_image_written_for_the_child_and_the_transform_agree_for_moved_volumes(scene, tmp_path):
