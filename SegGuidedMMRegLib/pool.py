@@ -28,6 +28,8 @@ Work = Callable[[Sequence[Item]], Sequence[Result]]
 RENEWED_AFTER = 1000
 _ATTEMPTS, _EARLY_DEATHS = 2, 2
 _PATIENCE_S = 1.0
+_KILLED = -9
+"""Exit code of a process that was ended by SIGKILL, a name that Windows does not know."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -152,7 +154,7 @@ class _Pool(Generic[Item, Result]):
             self._early_deaths += 1
             if self._early_deaths > _EARLY_DEATHS:
                 raise _cannot_begin(child.process.exitcode, reason)
-        if child.process.exitcode == -signal.SIGKILL and len(self._children) > 0:
+        if child.process.exitcode == _KILLED and len(self._children) > 0:
             self._wanted = len(self._children)  # too many for the memory, most likely
         if task is None:
             return
@@ -177,7 +179,7 @@ def _end(children: Sequence[_Child[Any]]) -> None:
 
 
 def _cannot_begin(exit_code: int | None, reason: str) -> Exception:
-    if exit_code == -signal.SIGKILL:
+    if exit_code == _KILLED:
         return MemoryError(f"working processes cannot begin: {reason}. Give fewer --workers.")
     return RuntimeError(
         f"Working processes cannot begin: {reason}. In a script of your own, start the work under "

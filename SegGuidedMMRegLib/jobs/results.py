@@ -34,6 +34,8 @@ _WARPED_IMAGE, _WARPED_LABELS = "warped_image.nrrd", "warped_labels.seg.nrrd"
 _SUFFIXES = (".h5", ".tfm", ".nrrd", ".nii.gz", ".mha")
 _UNFINISHED = ".unfinished--"
 _ABANDONED_S = 24 * 3600.0
+_CAN_ASK = os.name == "posix"
+"""Whether a process can be asked if it lives: on Windows `os.kill(…, 0)` is Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +169,11 @@ def _clear(folder: Path) -> None:
 
 
 def remove_unfinished(registrations: Path) -> None:
-    """Remove what killed processes left: of this machine at once, of others when a day has passed."""
+    """Remove what killed processes left: of this machine at once, of others, and on Windows, after a day."""
     for path in registrations.glob(f"{_UNFINISHED}*"):
         _, host, process, _ = path.name.split("--")
         with contextlib.suppress(FileNotFoundError):
-            if host == socket.gethostname().replace("--", "-"):
+            if host == socket.gethostname().replace("--", "-") and _CAN_ASK:
                 abandoned = not _is_alive(int(process))
             else:
                 abandoned = time.time() - path.stat().st_mtime > _ABANDONED_S
