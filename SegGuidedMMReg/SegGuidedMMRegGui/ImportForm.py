@@ -144,9 +144,10 @@ class ImportForm:
         def done(listed: Path) -> None:
             self._start(title, (*arguments, "--list", str(listed)), folder, files.notes)
 
-        files = self._files = SceneFiles(chosen, structures, done, self._failed)
+        files = self._files = SceneFiles(self._workplace.runner, chosen, structures, done, self._failed)
         files.start()
-        self._told(_("Writing {count} volumes of the scene …").format(count=len(chosen)))
+        if files.is_writing:
+            self._told(_("Writing {count} volumes of the scene …").format(count=len(chosen)))
 
     def _failed(self, message: str) -> None:
         self.finished()

@@ -287,8 +287,7 @@ class ManyPairs:
 
         def showing(found: tuple[PairResult, dict[str, Image]]) -> Steps[PairNodes]:
             pair, labels = found
-            moving, fixed = images.show()
-            yield
+            moving, fixed = yield from images.showing()
             nodes = yield from bridge.showing_pair(pair, subject=row.name, fixed=fixed, moving=moving)
             shown = {}
             for name in labels:

@@ -19,7 +19,8 @@ from SegGuidedMMRegGui.JobEvents import JobEnd, JobListener
 from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
-from SegGuidedMMRegGui.Steps import Steps, at_once
+from SegGuidedMMRegGui.Steps import Steps, at_once, beside, nothing
+from SegGuidedMMRegGui.Unchanged import Unchanged
 from SegGuidedMMRegGui.VolumeNodes import WorldImage
 from SegGuidedMMRegLib.events import ErrorCode
 from SegGuidedMMRegLib.images import read_image, write_image, write_labels
@@ -141,10 +142,13 @@ class PairRegistration:
     Args:
         bridge: to the scene.
         runner: starts the child process of `register`; `prepare` and `load` need none.
+        between: called by `register` between its short steps in the scene, to let the windows live.
     """
 
-    def __init__(self, bridge: SceneBridge, runner: Runner | None = None) -> None:
-        self._bridge, self._runner = bridge, runner
+    def __init__(
+        self, bridge: SceneBridge, runner: Runner | None = None, between: Callable[[], object] = nothing
+    ) -> None:
+        self._bridge, self._runner, self._between = bridge, runner, between
 
     def register(
         self,
@@ -171,13 +175,14 @@ class PairRegistration:
         """
         if self._runner is None:
             raise TypeError("A runner is needed to register.")
-        request = self.prepare(fixed, moving, out=out)
+        request = at_once(self.describing(fixed, moving, out=out), self._between)
+        request.write()
         end = self._runner.run(request.arguments, listener)
         if end.cancelled:
             raise RegistrationError("The registration was cancelled.", ErrorCode.INTERRUPTED.value)
         if end.message or end.exit_code not in (0, 1):
             raise RegistrationError(end.message or f"The registration ended with {end.exit_code}.", end.code)
-        return self.load(request)
+        return at_once(self.showing(request, read_pair(request.folder)), self._between)
 
     def prepare(self, fixed: Any, moving: Any, *, out: Path | None = None) -> Request:
         """Write what the child process needs, and say how to start it (as `register`)."""
@@ -187,19 +192,34 @@ class PairRegistration:
 
     def describe(self, fixed: Any, moving: Any, *, out: Path | None = None) -> Request:
         """The same, with nothing written yet (`Request.write`)."""
+        return at_once(self.describing(fixed, moving, out=out))
+
+    def describing(self, fixed: Any, moving: Any, *, out: Path | None = None) -> Steps[Request]:
+        """`describe` in short steps. Points are read in the first one, all that is large later.
+
+        What is removed or changed before the last step is refused: both sides shall be of one moment. Given
+        up, it leaves nothing behind.
+        """
         sides = {
             name: side if isinstance(side, Side) else Side(side)
             for name, side in (("moving", moving), ("fixed", fixed))
         }
-        if sides["moving"].node.GetID() == sides["fixed"].node.GetID():
-            raise BridgeError(
-                f"Moving and fixed are both {sides['fixed'].node.GetName()!r}. Choose two volumes."
-            )
-        if (sides["moving"].points is None) != (sides["fixed"].points is None):
-            raise BridgeError("Landmarks come in pairs: choose a point list for both images, or for none.")
+        self._refuse(sides)
+        points = {name: side.points and PointNodes.read_points(side.points) for name, side in sides.items()}
+        guards = [guard for side in sides.values() for guard in _guards(side)]
         folder = self._bridge.temporary_folder("register-")
         inputs = folder / "inputs"
-        written = {name: self._read(side, inputs / name, name) for name, side in sides.items()}
+        try:
+            state = yield from VolumeNodes.stating(sides["moving"].node)
+            written = {}
+            for name, side in sides.items():
+                written[name] = yield from self._reading(side, inputs / name, name)
+                _give_points(written[name], side, points[name], inputs / name)
+            for guard in guards:
+                guard.check()
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         cases = written["moving"].case, written["fixed"].case
         if is_in_study := cases[0] is not None and cases[1] is not None and out is None:
             result = self._bridge.study.registration_folder(cases[0], cases[1])
@@ -214,12 +234,28 @@ class PairRegistration:
             sides["fixed"].node,
             sides["moving"].node,
             written["moving"].path,
-            VolumeNodes.state_of(sides["moving"].node),
+            state,
             {name: side.segmentation for name, side in sides.items() if side.segmentation is not None},
             inputs,
             tuple(write for side in written.values() for write in side.writes),
             tuple(note for side in written.values() for note in side.notes),
         )
+
+    def _refuse(self, sides: Mapping[str, Side]) -> None:
+        """What needs no reading to be seen."""
+        if sides["moving"].node.GetID() == sides["fixed"].node.GetID():
+            raise BridgeError(
+                f"Moving and fixed are both {sides['fixed'].node.GetName()!r}. Choose two volumes."
+            )
+        if (sides["moving"].points is None) != (sides["fixed"].points is None):
+            raise BridgeError("Landmarks come in pairs: choose a point list for both images, or for none.")
+        for side in sides.values():
+            for node in (side.node, side.segmentation, side.points):
+                if node is not None and not self._bridge.scene.IsNodePresent(node):
+                    raise BridgeError(f"{node.GetName()!r} was removed from the scene before it was read.")
+            VolumeNodes.read_own_grid(side.node)
+            if side.segmentation is not None:
+                SegmentationNodes.refuse_others(side.segmentation)
 
     def load(self, request: Request) -> PairNodes:
         """Show the result of a registration that has run, and remove what was written for it.
@@ -244,8 +280,8 @@ class PairRegistration:
         """
         scene, moving = self._bridge.scene, request.moving
         world = None
-        if scene.IsNodePresent(moving) and VolumeNodes.state_of(moving) != request.moving_state:
-            world = WorldImage(read_image(request.moving_file), resampled=True)
+        if scene.IsNodePresent(moving) and (yield from self._is_changed(request)):
+            world = WorldImage((yield from beside(lambda: read_image(request.moving_file))), resampled=True)
         nodes = yield from self._bridge.showing_pair(
             pair, subject=request.subject, fixed=request.fixed, moving=moving, world=world
         )
@@ -257,16 +293,23 @@ class PairRegistration:
         shutil.rmtree(request.inputs, ignore_errors=True)
         return replace(nodes, moving_labels=found["moving"], fixed_labels=found["fixed"])
 
-    def _read(self, side: Side, place: Path, name: str) -> _Read:
+    def _is_changed(self, request: Request) -> Steps[bool]:
+        """Whether the moving volume is another than the one that was registered."""
+        try:
+            return (yield from VolumeNodes.stating(request.moving)) != request.moving_state
+        except BridgeError:  # it is being changed right now
+            return True
+
+    def _reading(self, side: Side, place: Path, name: str) -> Steps[_Read]:
         """Read a side from the scene; its files shall lie in `place`; `name` is moving or fixed."""
         case, study = self._bridge.case_of(side.node), self._bridge.study
-        if case is not None and VolumeNodes.is_as_shown(side.node):
+        if case is not None and (yield from VolumeNodes.comparing_with_shown(side.node)):
             grid: Grid = VolumeNodes.read_own_grid(side.node)
             read = _Read({"case": case.key}, study.folder / case.image, study.file_name(case), case)
         else:
             stem = _file_name(side.node.GetName()) or name
             path = place / f"{stem}.nrrd"
-            world = VolumeNodes.read_volume(side.node)
+            world = yield from VolumeNodes.reading_volume(side.node)
             grid = world.image.grid
             otherwise = study.source if name == "moving" else study.target
             read = _Read({"file": str(path), **_about(side, case, otherwise)}, path, stem, None)
@@ -278,7 +321,7 @@ class PairRegistration:
                 )
         if side.segmentation is not None:
             path = place / "labels.seg.nrrd"
-            found = SegmentationNodes.read_segments(
+            found = yield from SegmentationNodes.reading_segments(
                 side.segmentation, study.structures, grid, chosen=side.segments
             )
             if set(found.empty) | set(found.missing) == {s.name for s in study.structures}:
@@ -286,15 +329,25 @@ class PairRegistration:
             read.notes.extend(f"{side.segmentation.GetName()}: {text}" for text in found.problems())
             read.image["labels"] = str(path)
             read.writes.append(partial(write_labels, found.labels, study.structures, path))
-        if side.points is not None:
-            path = place / "points.mrk.json"
-            points = PointNodes.read_points(side.points)
-            if points.unplaced:
-                left_out = ", ".join(points.unplaced)
-                read.notes.append(f"{side.points.GetName()}: without position, left out: {left_out}.")
-            read.image["landmarks"] = str(path)
-            read.writes.append(partial(write_points, points.points, path))
         return read
+
+
+def _guards(side: Side) -> list[Unchanged]:
+    guards = [Unchanged(side.node, VolumeNodes.stamp_of)]
+    if side.segmentation is not None:
+        guards.append(Unchanged(side.segmentation, SegmentationNodes.stamp_of_node))
+    return guards
+
+
+def _give_points(read: _Read, side: Side, points: PointNodes.PointsRead | None, place: Path) -> None:
+    if points is None:
+        return
+    path = place / "points.mrk.json"
+    if points.unplaced:
+        left_out = ", ".join(points.unplaced)
+        read.notes.append(f"{side.points.GetName()}: without position, left out: {left_out}.")
+    read.image["landmarks"] = str(path)
+    read.writes.append(partial(write_points, points.points, path))
 
 
 def _file_name(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,14 @@ from numpy.typing import ArrayLike
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from SegGuidedMMRegGui.NodeTags import BridgeError
-from SegGuidedMMRegLib.displacement import DisplacementField, SpatialTransform
-from SegGuidedMMRegLib.sampling import Image, Interpolation, resample
+from SegGuidedMMRegGui.Steps import Steps
 from SegGuidedMMRegLib.space import LARGEST_GRID, LPS_TO_RAS, FloatArray, Grid, apply_affine
 
 _FLIP = np.array([-1.0, -1.0, 1.0])
 _SKEW = 1e-4
 _SAMPLES_AN_AXIS = 40
+_STEP_S = 0.02
+_FEW = 256
 
 
 def to_vtk(matrix: ArrayLike) -> Any:
@@ -55,6 +57,22 @@ def grid_of_matrix(size: tuple[int, int, int], to_ras: FloatArray) -> Grid | Non
     return Grid(size, tuple(spacing), tuple(to_lps[:3, 3]), tuple(direction.ravel()))
 
 
+class Pace:
+    """How many points a transform moves in a short step, learned on the way.
+
+    Attributes:
+        count: of points, for the next step.
+    """
+
+    def __init__(self) -> None:
+        self.count = _FEW
+
+    def learn(self, seconds: float) -> None:
+        """`count` points took so long."""
+        wanted = self.count * _STEP_S / max(seconds, 1e-6)
+        self.count = int(min(max(wanted, 1), 4 * self.count, 1 << 20))
+
+
 @dataclass(frozen=True)
 class Way:
     """From the space under one parent transform to that under another; None is the world.
@@ -70,12 +88,12 @@ class Way:
     @staticmethod
     def between(source: Any | None, target: Any | None) -> Way:
         """From under the transform node `source` to under `target`."""
-        general, matrix = vtk.vtkGeneralTransform(), vtk.vtkMatrix4x4()
+        general, linear = vtk.vtkGeneralTransform(), vtk.vtkTransform()
         node = slicer.vtkMRMLTransformNode
         node.GetTransformBetweenNodes(source, target, general)
-        if not node.GetMatrixTransformBetweenNodes(source, target, matrix):
+        if not node.IsGeneralTransformLinear(general, linear):
             return Way(None, general)
-        return Way(LPS_TO_RAS @ from_vtk(matrix) @ LPS_TO_RAS, general)
+        return Way(LPS_TO_RAS @ from_vtk(linear.GetMatrix()) @ LPS_TO_RAS, general)
 
     def points(self, points_lps_mm: ArrayLike) -> FloatArray:
         """Points (..., 3), LPS mm."""
@@ -87,6 +105,17 @@ class Way:
         given.SetData(numpy_to_vtk(np.ascontiguousarray(flipped(points).reshape(-1, 3)), deep=True))
         self.transform.TransformPoints(given, moved)
         return flipped(vtk_to_numpy(moved.GetData())).reshape(points.shape)
+
+    def moving(self, points_lps_mm: FloatArray, pace: Pace) -> Steps[FloatArray]:
+        """`points` of an array (n, 3) in short steps: there are transforms that take long for each point."""
+        moved, start = np.empty_like(points_lps_mm), 0
+        while start < len(moved):
+            began, part = time.thread_time(), slice(start, start + pace.count)
+            moved[part] = self.points(points_lps_mm[part])
+            start += pace.count
+            pace.learn(time.thread_time() - began)
+            yield None
+        return moved
 
     def whole_voxels(self, image: Grid, grid: Grid) -> tuple[int, int, int] | None:
         """Which voxel of `grid`, at the start of the way, is the first voxel of `image`, at its end.
@@ -101,18 +130,8 @@ class Way:
         apart = apply_affine(onto, corners.astype(float)) - (corners + offset)
         return tuple(int(n) for n in offset) if np.abs(apart).max() < 1e-3 else None  # type: ignore[return-value]
 
-    def resample(
-        self, image: Image, grid: Grid, *, interpolation: Interpolation = "linear", outside: float = 0.0
-    ) -> Image:
-        """`image`, which lies at the end of the way, on a `grid` at its start."""
-        if self.matrix_lps is not None:
-            return resample(image, grid, self.matrix_lps, interpolation=interpolation, outside=outside)
-        points = grid.points()
-        bending = SpatialTransform(DisplacementField(grid, self.points(points) - points))
-        return resample(image, grid, bending, interpolation=interpolation, outside=outside)
 
-
-def grid_around(grid: Grid, way: Way, name: str) -> Grid:
+def finding_grid_around(grid: Grid, way: Way, name: str) -> Steps[Grid]:
     """A grid with the axes and spacing of `grid` that holds what becomes of its box on the `way`.
 
     Raises:
@@ -120,7 +139,8 @@ def grid_around(grid: Grid, way: Way, name: str) -> Grid:
     """
     axes = [np.linspace(-0.5, n - 0.5, min(n + 1, _SAMPLES_AN_AXIS)) for n in grid.size]
     voxels = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=-1)
-    moved = grid.points_to_voxels(way.points(grid.voxels_to_points(voxels)))
+    reached = yield from way.moving(grid.voxels_to_points(voxels), Pace())
+    moved = grid.points_to_voxels(reached)
     if not np.isfinite(moved).all():
         raise BridgeError(
             f"{name}: its parent transform leads nowhere. Check it, or take the volume out of it."

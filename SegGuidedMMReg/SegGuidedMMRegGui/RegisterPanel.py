@@ -7,13 +7,14 @@ from typing import Any
 from slicer.i18n import tr as _
 
 import qt
-from SegGuidedMMRegGui.Background import Background
 from SegGuidedMMRegGui.ManyPairs import ManyPairs
 from SegGuidedMMRegGui.PairImages import PairImages
+from SegGuidedMMRegGui.PairRegistration import PairRegistration, Request
 from SegGuidedMMRegGui.PairWords import needs_for_registering, summary
 from SegGuidedMMRegGui.Panel import Panel
-from SegGuidedMMRegGui.SceneBridge import PairNodes
-from SegGuidedMMRegGui.SideChoice import SideChoice
+from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
+from SegGuidedMMRegGui.SideChoice import Chosen, SideChoice
+from SegGuidedMMRegGui.Steps import Steps
 from SegGuidedMMRegGui.WarmRegistration import Outcome, WarmRegistration
 from SegGuidedMMRegGui.Widgets import connect, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
@@ -28,7 +29,6 @@ class RegisterPanel(Panel):
         self.widget, self._ui = load_ui("RegisterPanel")
         ui = self._ui
         self._registration = WarmRegistration(workplace)
-        self._reading: Background | None = None
         self._segment_boxes: list[Any] = []
         self._segments_shown: Any = None
         self._sides = [SideChoice(ui, name, workplace, self.onChanged) for name in ("moving", "fixed")]
@@ -71,8 +71,6 @@ class RegisterPanel(Panel):
 
     def cleanup(self) -> None:
         self._registration.forget()
-        if self._reading is not None:
-            self._reading.forget()
         self._many.cleanup()
 
     # -- what the user does -----------------------------------------------------------------------------
@@ -96,33 +94,34 @@ class RegisterPanel(Panel):
             self._show_segments()
 
     def onStart(self) -> None:
-        bridge, images = self.workplace.bridge, [side.image for side in self._sides]
-        if bridge is None or None in images:
+        """Register what is chosen now, whatever is chosen while the images are read."""
+        moving, fixed = (side.chosen() for side in self._sides)
+        if moving is None or fixed is None:
             return
         self._say("")
         self._show_result(None)
-        wanted, scenes_closed = PairImages(bridge, images), self.workplace.scenes_closed
-
-        def read(_none: None) -> None:
-            self._reading = None
-            if scenes_closed != self.workplace.scenes_closed:
-                self._say(_("The scene was closed before the images were read, so nothing was registered."))
-            elif bridge is self.workplace.bridge:
-                self._register(wanted)
-            self.onChanged()
-
-        self._reading = Background(wanted.read, read, self._failed)
+        title = _("Reading {moving} and {fixed}").format(moving=moving.name, fixed=fixed.name)
+        try:
+            self._registration.begin(
+                title, lambda bridge: self._describing(bridge, moving, fixed), self._ended
+            )
+        except (ValueError, RuntimeError) as error:
+            self._failed(str(error))
         self.onChanged()
 
     def onReview(self) -> None:
         self.workplace.go_to("review")
 
-    def _register(self, images: PairImages) -> None:
+    def _describing(self, bridge: SceneBridge, moving: Chosen, fixed: Chosen) -> Steps[Request]:
+        """Bring the images into the scene, and read from it; given up, the scene is as it was."""
+        images = PairImages(bridge, [moving.image, fixed.image])
         try:
-            moving, fixed = (side.side(node) for side, node in zip(self._sides, images.show(), strict=True))
-            self._registration.start(fixed, moving, self._ended)
-        except (ValueError, RuntimeError) as error:
-            self._failed(str(error))
+            nodes = yield from images.reading_and_showing()
+            sides = [chosen.side(node) for chosen, node in zip((moving, fixed), nodes, strict=True)]
+            return (yield from PairRegistration(bridge).describing(sides[1], sides[0]))
+        except BaseException:
+            images.take_back()
+            raise
 
     # -- what came of it --------------------------------------------------------------------------------
     def _ended(self, outcome: Outcome) -> None:
@@ -142,7 +141,6 @@ class RegisterPanel(Panel):
         ui.reviewButton.visible = nodes is not None and "review" in self.workplace.steps
 
     def _failed(self, message: str) -> None:
-        self._reading = None
         self._say(message)
         self.onChanged()
 
@@ -153,7 +151,7 @@ class RegisterPanel(Panel):
     # -- what it needs ----------------------------------------------------------------------------------
     @property
     def _is_busy(self) -> bool:
-        return self._registration.is_running or self._reading is not None
+        return self._registration.is_running
 
     def _needs(self) -> list[str]:
         moving, fixed = (self._shown(side.image) for side in self._sides)

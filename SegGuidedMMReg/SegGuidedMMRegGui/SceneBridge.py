@@ -97,7 +97,12 @@ class SceneBridge:
     ) -> Any:
         """The image of a case as a volume node; `image` where it is read already, `shown` as `show_image`."""
         image = self.study.read_image(case) if image is None else image
-        return VolumeNodes.show_image(self.scene, image, self._tag("image", case), _title(case), shown)
+        return at_once(self.showing_case(case, image, shown))
+
+    def showing_case(self, case: Case, image: Image, shown: tuple[float, float] | None = None) -> Steps[Any]:
+        """`show_case` of an image that is read already, in short steps."""
+        tag = self._tag("image", case)
+        return VolumeNodes.showing_image(self.scene, image, tag, _title(case), shown)
 
     def volume_of(self, case: Case) -> Any | None:
         """The volume node of a case that is in the scene, as it is now; None if there is none."""

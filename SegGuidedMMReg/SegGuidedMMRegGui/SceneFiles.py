@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-import qt
 from SegGuidedMMRegGui import SegmentationNodes, VolumeNodes
-from SegGuidedMMRegGui.NodeTags import BridgeError
-from SegGuidedMMRegGui.Widgets import connect, let_go
+from SegGuidedMMRegGui.JobRunner import JobRunner
+from SegGuidedMMRegGui.ReadingJob import ReadingJob, read
+from SegGuidedMMRegGui.Steps import Progress, Steps, beside
+from SegGuidedMMRegGui.Unchanged import Unchanged
 from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.colours import palette_color
 from SegGuidedMMRegLib.images import write_labels
 from SegGuidedMMRegLib.sampling import Image
-from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError
+from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES
 
 _PIECE_BYTES = 8 << 20
 _COLUMNS = ("image", "modality", "case", "subject", "role", "mirrored", "label", "original")
@@ -52,10 +54,14 @@ class SceneVolume:
 
 
 class SceneFiles:
-    """Writes volumes and segmentations into a temporary folder, a piece at a time; `remove` removes it."""
+    """Writes volumes and segmentations into a temporary folder, a piece at a time; `remove` removes it.
+
+    One volume is in memory at a time, as it is written.
+    """
 
     def __init__(
         self,
+        runner: JobRunner,
         volumes: Sequence[SceneVolume],
         structures: Sequence[Structure],
         done: Callable[[Path], None],
@@ -63,80 +69,84 @@ class SceneFiles:
     ) -> None:
         """
         Args:
+            runner: shows what goes on as a job.
             volumes: to be written.
             structures: of the study, for the segmentations.
             done: called with the list to import (`--list`).
-            failed: called with what is wrong; nothing is left behind then.
+            failed: called with what is wrong, or that the user cancelled it; nothing is left behind then.
         """
         place = getattr(getattr(slicer, "app", None), "temporaryPath", None)
         self.folder = Path(tempfile.mkdtemp(prefix="SegGuidedMMReg-import-", dir=place))
         self.notes: list[str] = []
+        self._runner, self._volumes, self._structures = runner, tuple(volumes), tuple(structures)
         self._done, self._failed = done, failed
-        self._work = self._write(volumes, structures)
+        self._job: ReadingJob | None = None
         self._is_kept = True
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        connect(self._timer, "timeout()", self._step)
 
     @property
     def is_writing(self) -> bool:
         """Whether it is not done yet."""
-        return self._is_kept and bool(self._timer.isActive())
+        return self._job is not None and self._job.is_running
 
     def start(self) -> None:
-        """Begin; it returns at once."""
-        self._timer.start(0)
+        """Begin; it returns soon."""
+        title = _("Writing {count} volumes of the scene").format(count=len(self._volumes))
+        written = lambda _none: self._done(self.folder / "list.csv")  # noqa: E731
+        try:
+            self._job = read(self._runner, title, self._writing(), written, self._stop)
+        except (ValueError, OSError) as error:
+            self._stop(str(error))
 
     def remove(self) -> None:
         """Write no more, and remove what was written."""
-        if self._is_kept:
-            self._is_kept = False
-            self._timer.stop()
-            let_go(self._timer, {"timeout()": self._step})
-        self._work.close()
+        self._is_kept = False
+        if self._job is not None:
+            self._job.cancel()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _step(self) -> None:
-        try:
-            next(self._work)
-        except StopIteration:
-            self._done(self.folder / "list.csv")
-        except (BridgeError, StudyError, ValueError, OSError) as error:
+    def _stop(self, message: str) -> None:
+        if self._is_kept:
             self.remove()
-            self._failed(str(error))
-        else:
-            self._timer.start(0)
+            self._failed(message or _("Cancelled."))
 
-    def _write(self, volumes: Sequence[SceneVolume], structures: Sequence[Structure]) -> Iterator[None]:
+    def _writing(self) -> Steps[None]:
+        guards = [[_presence(node) for node in (v.node, v.segmentation) if node] for v in self._volumes]
         rows = []
-        for number, volume in enumerate(volumes, 1):
-            place, name = self.folder / str(number), file_name(volume.node.GetName())
-            place.mkdir()
-            image = VolumeNodes.read_volume(volume.node).image
-            yield
-            yield from write_in_pieces(image, place / f"{name}.nrrd")
-            label = ""
-            if volume.segmentation is not None:
-                found = SegmentationNodes.read_segments(volume.segmentation, structures, image.grid)
-                self.notes += [f"note: {volume.segmentation.GetName()}: {text}" for text in found.problems()]
-                yield
-                write_labels(found.labels, found.labels.segments, place / f"{name}.seg.nrrd")
-                label = f"{number}/{name}.seg.nrrd"
-            mirrored = "yes" if volume.mirrored else "no"
-            image_path = f"{number}/{name}.nrrd"
-            said = (
-                volume.modality,
-                name,
-                volume.subject,
-                volume.role,
-                mirrored,
-                label,
-                _original(volume.node),
-            )
-            rows.append((image_path, *said))
-            yield
+        for number, volume in enumerate(self._volumes, 1):
+            for guard in guards[number - 1]:
+                guard.check()
+            rows.append((yield from self._writing_volume(number, volume)))
         with (self.folder / "list.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([_COLUMNS, *rows])
+
+    def _writing_volume(self, number: int, volume: SceneVolume) -> Steps[tuple[str, ...]]:
+        """Its row in the list."""
+        place, name = self.folder / str(number), file_name(volume.node.GetName())
+        place.mkdir()
+        image = (yield from VolumeNodes.reading_volume(volume.node)).image
+        yield from write_in_pieces(image, place / f"{name}.nrrd")
+        label = ""
+        if volume.segmentation is not None:
+            found = yield from SegmentationNodes.reading_segments(
+                volume.segmentation, self._structures, image.grid
+            )
+            self.notes += [f"note: {volume.segmentation.GetName()}: {text}" for text in found.problems()]
+            label = f"{number}/{name}.seg.nrrd"
+            yield from beside(partial(write_labels, found.labels, found.labels.segments, self.folder / label))
+        return (
+            f"{number}/{name}.nrrd",
+            volume.modality,
+            name,
+            volume.subject,
+            volume.role,
+            "yes" if volume.mirrored else "no",
+            label,
+            _original(volume.node),
+        )
+
+
+def _presence(node: Any) -> Unchanged:
+    return Unchanged(node, lambda _node: None)
 
 
 def structures_of(volumes: Sequence[SceneVolume]) -> tuple[Structure, ...]:
@@ -159,19 +169,17 @@ def structures_of(volumes: Sequence[SceneVolume]) -> tuple[Structure, ...]:
     return tuple(found.values())
 
 
-def write_in_pieces(image: Image, path: Path) -> Iterator[None]:
+def write_in_pieces(image: Image, path: Path) -> Steps[None]:
     """Write an image as NRRD without compression, some megabytes at a go."""
-    array = np.ascontiguousarray(image.array).reshape(image.grid.size[::-1])
-    kind = _NRRD_TYPES.get(array.dtype.char)
-    if kind is None:
-        array = array.astype(np.float64)
-        kind = "double"
-    content = memoryview(array.astype(array.dtype.newbyteorder("<"), copy=False)).cast("B")
+    values = np.ascontiguousarray(image.array).reshape(-1)
+    kind = _NRRD_TYPES.get(values.dtype.char)
+    written = np.dtype(np.float64 if kind is None else values.dtype).newbyteorder("<")
+    count = max(1, _PIECE_BYTES // written.itemsize)
     with path.open("wb") as file:
-        file.write(_nrrd_header(image, kind))
-        for start in range(0, len(content), _PIECE_BYTES):
-            file.write(content[start : start + _PIECE_BYTES])
-            yield
+        file.write(_nrrd_header(image, kind or "double"))
+        for start in range(0, values.size, count):
+            file.write(values[start : start + count].astype(written, copy=False).data)
+            yield Progress(path.stem, start, values.size)
 
 
 def file_name(text: str) -> str:

@@ -10,6 +10,7 @@ import slicer
 from SegGuidedMMRegGui.JobEvents import JobListener
 from SegGuidedMMRegGui.PairRegistration import PairRegistration, Runner
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
+from SegGuidedMMRegGui.Steps import nothing
 from SegGuidedMMRegGui.StudyRecord import study_as_told
 from SegGuidedMMRegGui.WaitingRunner import WaitingRunner
 from SegGuidedMMRegLib.study import Study, StudyError
@@ -55,7 +56,9 @@ class ScriptedStudy:
         listener: JobListener | None = None,
     ) -> PairNodes:
         """Register the volume `moving` to `fixed` and show the result (see `PairRegistration.register`)."""
-        return PairRegistration(self.bridge, self._runner).register(fixed, moving, out=out, listener=listener)
+        between = getattr(getattr(slicer, "app", None), "processEvents", nothing)
+        registration = PairRegistration(self.bridge, self._runner, between)
+        return registration.register(fixed, moving, out=out, listener=listener)
 
 
 def open_study(folder: Path | str, runner: Runner) -> Study:

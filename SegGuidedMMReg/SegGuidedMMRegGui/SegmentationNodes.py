@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import numpy_to_vtk
 
+from SegGuidedMMRegGui.MergedSegments import Mask, merging
 from SegGuidedMMRegGui.NodeTags import BridgeError, Tag, node_for, tag_of
 from SegGuidedMMRegGui.Places import Way, from_vtk, grid_of_matrix, to_vtk, voxel_to_ras
+from SegGuidedMMRegGui.Steps import Steps, at_once
+from SegGuidedMMRegGui.Unchanged import Unchanged, place_stamp
 from SegGuidedMMRegLib.cases import Structure, check_values
 from SegGuidedMMRegLib.images import LabelMap, Segment
 from SegGuidedMMRegLib.sampling import Image
@@ -141,7 +144,19 @@ def read_segments(
     parent: Any | None = None,
     chosen: Mapping[str, str] | None = None,
 ) -> SegmentsRead:
-    """A segmentation as labels on a grid, by nearest neighbour; the node is not changed.
+    """`reading_segments` at one go."""
+    return at_once(reading_segments(node, structures, grid, parent=parent, chosen=chosen))
+
+
+def reading_segments(
+    node: Any,
+    structures: Sequence[Structure],
+    grid: Grid | None = None,
+    *,
+    parent: Any | None = None,
+    chosen: Mapping[str, str] | None = None,
+) -> Steps[SegmentsRead]:
+    """A segmentation as labels on a grid, by nearest neighbour, in short steps; the node is not changed.
 
     Args:
         node: with binary label maps, surfaces or contours, under any parent transform.
@@ -152,45 +167,60 @@ def read_segments(
         chosen: name of structure → id or name of the segment to use; all other segments are left out.
 
     Raises:
-        BridgeError: naming the node and the remedy, where no segment fits, names are double, or segments
-            overlap.
+        BridgeError: naming the node and the remedy, where no segment fits, names are double, segments
+            overlap, or the node is removed or changed meanwhile.
     """
     segmentation = _with_label_maps(node, grid)
     found, extra = _assigned(node, segmentation, structures, chosen)
     if grid is None:
         grid, parent = _own_grid(node, segmentation), node.GetParentTransformNode()
     way = Way.between(parent, node.GetParentTransformNode())
-    merged = np.zeros(grid.shape, dtype=np.uint16)
-    empty: list[str] = []
-    terms: dict[str, str] = {}
-    for structure in structures:
-        identity = found.get(structure.name)
-        if identity is None:
-            continue
-        terms[structure.name] = term_of(segmentation.GetSegment(identity))
-        drawn = _mask(segmentation, identity)
-        mask = None if drawn is None else _on_grid(drawn, grid, way)
-        if mask is None or not mask.any():
-            empty.append(structure.name)
-            continue
-        _refuse_overlap(node, mask, merged, structure, structures)
-        merged[mask] = structure.value
-    missing = tuple(s.name for s in structures if s.name not in found)
-    kind = np.uint8 if merged.max(initial=0) < 256 else np.uint16
+    guard = Unchanged(
+        node, lambda each: (stamp_of(each.GetSegmentation()), place_stamp(each), _above(parent))
+    )
+    masks = {s: mask for s in structures if (mask := _mask(segmentation, found.get(s.name))) is not None}
+    merged = yield from merging(node, guard, masks, way, grid)
+    terms = {name: term_of(segmentation.GetSegment(identity)) for name, identity in found.items()}
     named = tuple(Segment(s.value, s.name, s.color, terms.get(s.name) or s.terminology) for s in structures)
-    return SegmentsRead(LabelMap(merged.astype(kind), grid, named), missing, extra, tuple(empty))
+    return SegmentsRead(
+        LabelMap(merged.values(grid), grid, named),
+        tuple(s.name for s in structures if s.name not in found),
+        extra,
+        tuple(s.name for s in structures if s.name in found and s not in merged.there),
+    )
 
 
-def _with_label_maps(node: Any, grid: Grid | None) -> Any:
-    """The segmentation of `node`, or a copy of it with label maps where it has none."""
+def stamp_of(segmentation: Any) -> tuple[int, ...]:
+    """Changes with every stroke."""
+    segments = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
+    data = [segment.GetRepresentation(_LABELS) for segment in segments]
+    return (len(segments), *(0 if each is None else each.GetMTime() for each in data))
+
+
+def stamp_of_node(node: Any) -> tuple[object, ...]:
+    """Changes with every stroke, and with the parent transforms."""
+    return stamp_of(node.GetSegmentation()), place_stamp(node)
+
+
+def _above(parent: Any | None) -> int:
+    return 0 if parent is None else parent.GetTransformToWorldMTime()
+
+
+def refuse_others(node: Any) -> None:
+    """Raise BridgeError, naming the node and the remedy, if it is no segmentation or has no segment."""
     if not node.IsA(SEGMENTATION):
         raise BridgeError(
             f"The node {node.GetName()!r} is a {node.GetClassName()}, and a segmentation is needed. A label "
             "map becomes one by a right click in the Data module."
         )
-    segmentation = node.GetSegmentation()
-    if segmentation.GetNumberOfSegments() == 0:
+    if node.GetSegmentation().GetNumberOfSegments() == 0:
         raise BridgeError(f"The segmentation {node.GetName()!r} has no segment. Draw one, or take another.")
+
+
+def _with_label_maps(node: Any, grid: Grid | None) -> Any:
+    """The segmentation of `node`, or a copy of it with label maps where it has none."""
+    refuse_others(node)
+    segmentation = node.GetSegmentation()
     if segmentation.ContainsRepresentation(_LABELS):
         return segmentation
     copy = slicer.vtkSegmentation()
@@ -266,34 +296,13 @@ def term_of(segment: Any) -> str:
     return found if is_terminology(found) else ""
 
 
-def _mask(segmentation: Any, identity: str) -> Image | None:
-    """A segment as an image of 0 and 1 in the space of its node; None if it is empty."""
-    segment = segmentation.GetSegment(identity)
-    data = segment.GetRepresentation(_LABELS)
+def _mask(segmentation: Any, identity: str | None) -> Mask | None:
+    """None if it is empty."""
+    segment = None if identity is None else segmentation.GetSegment(identity)
+    data = None if segment is None else segment.GetRepresentation(_LABELS)
     if data is None or data.GetPointData().GetScalars() is None or data.GetNumberOfPoints() == 0:
         return None
-    grid = _grid_of_image(data, segment.GetName())
-    values = vtk_to_numpy(data.GetPointData().GetScalars()).reshape(grid.shape)
-    mask = values == segment.GetLabelValue()
-    return Image(mask.astype(np.uint8), grid) if mask.any() else None
-
-
-def _on_grid(drawn: Image, grid: Grid, way: Way) -> np.ndarray:
-    """Where on `grid` something is drawn; copied, which is much faster, where the voxels are the same."""
-    first = way.whole_voxels(drawn.grid, grid)
-    if first is None:
-        return way.resample(drawn, grid, interpolation="nearest").array > 0
-    mask = np.zeros(grid.size[::-1], dtype=bool)
-    source = drawn.array.reshape(drawn.grid.size[::-1])
-    from_, to = [], []
-    for start, count, all_ in zip(first[::-1], source.shape, mask.shape, strict=True):
-        low, high = max(start, 0), min(start + count, all_)
-        if low >= high:
-            return mask.reshape(grid.shape)
-        to.append(slice(low, high))
-        from_.append(slice(low - start, high - start))
-    mask[tuple(to)] = source[tuple(from_)] > 0
-    return mask.reshape(grid.shape)
+    return Mask(_grid_of_image(data, segment.GetName()), data, segment.GetLabelValue())
 
 
 def _grid_of_image(data: Any, name: str) -> Grid:
@@ -317,16 +326,3 @@ def _own_grid(node: Any, segmentation: Any) -> Grid:
     if data.GetNumberOfPoints() == 0:
         raise BridgeError(f"The segmentation {node.GetName()!r} is empty. Draw something, or take another.")
     return _grid_of_image(data, node.GetName())
-
-
-def _refuse_overlap(
-    node: Any, mask: np.ndarray, merged: np.ndarray, structure: Structure, structures: Sequence[Structure]
-) -> None:
-    shared = merged[mask & (merged > 0)]
-    if shared.size:
-        other = next(s.name for s in structures if s.value == shared[0])
-        raise BridgeError(
-            f"In {node.GetName()!r} the segments {other!r} and {structure.name!r} overlap in {shared.size} "
-            "voxels; a voxel can belong to one structure only. Remove the overlap in the Segment Editor "
-            "(Masking, Modify other segments: Overwrite all)."
-        )

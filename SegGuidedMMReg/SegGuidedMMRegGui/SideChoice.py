@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -15,6 +16,32 @@ from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Case
 
 _NODES = {"Volume": "VolumeBox", "Segmentation": "SegmentationBox", "Points": "PointsBox"}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen of an image at one moment; later changes of the widgets do not change it.
+
+    Attributes:
+        image: the case or the volume node.
+        segmentation, segments, points, modality, mirrored: as of `Side`.
+    """
+
+    image: Any
+    segmentation: Any
+    segments: Mapping[str, str] | None
+    points: Any
+    modality: str | None
+    mirrored: bool
+
+    @property
+    def name(self) -> str:
+        """What the user calls the image."""
+        return str(self.image.name if isinstance(self.image, Case) else self.image.GetName())
+
+    def side(self, node: Any) -> Side:
+        """What is to be registered, where `node` is the volume or shows the case."""
+        return Side(node, self.segmentation, self.segments, self.points, self.modality, self.mirrored)
 
 
 class SideChoice:
@@ -62,11 +89,14 @@ class SideChoice:
         """The segmentation node to use instead of the prediction; None without one."""
         return self._get("Segmentation", None)
 
-    def side(self, node: Any) -> Side:
-        """What is to be registered, where `node` is the volume or shows the case."""
-        is_ours = self._workplace.bridge is not None and self._workplace.bridge.case_of(node) is not None
-        return Side(
-            node,
+    def chosen(self) -> Chosen | None:
+        """All of it as it is now; None without an image."""
+        image, bridge = self.image, self._workplace.bridge
+        if image is None or bridge is None:
+            return None
+        is_ours = isinstance(image, Case) or bridge.case_of(image) is not None
+        return Chosen(
+            image,
             self.segmentation,
             self.segments(),
             self.points,

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import slicer
+import vtk
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from SegGuidedMMRegGui.NodeTags import CONTENT, BridgeError, Tag, node_for
-from SegGuidedMMRegGui.Places import Way, flipped, from_vtk, grid_around, grid_of_matrix, to_vtk, voxel_to_ras
+from SegGuidedMMRegGui.Places import (
+    Way,
+    finding_grid_around,
+    flipped,
+    from_vtk,
+    grid_of_matrix,
+    to_vtk,
+    voxel_to_ras,
+)
+from SegGuidedMMRegGui.Resampling import resampling
+from SegGuidedMMRegGui.Steps import Progress, Steps, at_once, slabs
+from SegGuidedMMRegGui.Unchanged import Unchanged, place_stamp
 from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
 
@@ -42,7 +56,16 @@ def range_of(values: np.ndarray) -> tuple[float, float]:
 def show_image(
     scene: Any, image: Image, tag: Tag, name: str, shown: tuple[float, float] | None = None
 ) -> Any:
-    """The image as a scalar volume node at its place: the one with this tag, or a new one.
+    """`showing_image` at one go."""
+    return at_once(showing_image(scene, image, tag, name, shown))
+
+
+def showing_image(
+    scene: Any, image: Image, tag: Tag, name: str, shown: tuple[float, float] | None = None
+) -> Steps[Any]:
+    """The image as a scalar volume node at its place: the one with this tag, or a new one, in short steps.
+
+    The scene hears of it in the last one: what is given up before leaves it as it was.
 
     Args:
         scene: where.
@@ -51,15 +74,26 @@ def show_image(
         shown: values that are black and white in a new node. Without them Slicer looks at all voxels, which
             for a large image takes longer than all the rest.
     """
+    values = np.ascontiguousarray(image.array).ravel()
+    kind = yield from _slicers_type(values)
+    data = vtk.vtkImageData()
+    data.SetDimensions(*image.grid.size)
+    data.AllocateScalars(get_vtk_array_type(kind), 1)
+    filled = vtk_to_numpy(data.GetPointData().GetScalars())
+    matrix = voxel_to_ras(image.grid)
+    digest = _digest(image.grid.size[::-1], filled.dtype, matrix)
+    for part in slabs(values):
+        filled[part] = values[part]
+        digest.update(filled[part].data)
+        yield Progress(name, part.stop, values.size)
     node = node_for(scene, VOLUME, tag, name)
     if shown is not None and node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetAutoWindowLevel(False)
         node.GetDisplayNode().SetWindowLevelMinMax(*shown)
-    array = np.ascontiguousarray(_of_slicers_types(image.array)).reshape(image.grid.size[::-1])
-    slicer.util.updateVolumeFromArray(node, array)
-    node.SetIJKToRASMatrix(to_vtk(voxel_to_ras(image.grid)))
-    node.SetAttribute(CONTENT, content_of(node))
+    node.SetAndObserveImageData(data)
+    node.SetIJKToRASMatrix(to_vtk(matrix))
+    node.SetAttribute(CONTENT, digest.hexdigest())
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetAutoWindowLevel(True)
@@ -67,63 +101,112 @@ def show_image(
 
 
 def is_as_shown(node: Any) -> bool:
+    """`comparing_with_shown` at one go."""
+    return at_once(comparing_with_shown(node))
+
+
+def comparing_with_shown(node: Any) -> Steps[bool]:
     """Whether `node` still holds what `show_image` put there, at the same place."""
-    return (
-        node.GetParentTransformNode() is None
-        and node.GetImageData() is not None
-        and node.GetAttribute(CONTENT) == content_of(node)
-    )
+    if node.GetParentTransformNode() is not None or node.GetImageData() is None:
+        return False
+    shown = node.GetAttribute(CONTENT)
+    return shown is not None and shown == (yield from digesting(node))
 
 
 def content_of(node: Any) -> str:
-    """A digest of values and place of a volume node, without its parent transform."""
-    array = np.ascontiguousarray(slicer.util.arrayFromVolume(node))
-    digest = hashlib.blake2b(repr((array.shape, array.dtype.str)).encode(), digest_size=16)
-    digest.update(np.round(_own_matrix(node), 9).tobytes())
-    digest.update(array.data)
+    """`digesting` at one go."""
+    return at_once(digesting(node))
+
+
+def digesting(node: Any) -> Steps[str]:
+    """A digest of values and place of a volume node, without its parent transform.
+
+    Raises:
+        BridgeError: naming the node, if it is removed or changed meanwhile.
+    """
+    guard = Unchanged(node, stamp_of)
+    array = slicer.util.arrayFromVolume(node)
+    digest = _digest(array.shape, array.dtype, _own_matrix(node))
+    for part in slabs(array):
+        digest.update(np.ascontiguousarray(slicer.util.arrayFromVolume(node)).ravel()[part].data)
+        yield None
+        guard.check()
     return digest.hexdigest()
 
 
+def _digest(shape: tuple[int, ...], kind: np.dtype[Any], matrix: np.ndarray) -> Any:
+    digest = hashlib.blake2b(repr((tuple(shape), kind.str)).encode(), digest_size=16)
+    digest.update(np.round(matrix, 9).tobytes())
+    return digest
+
+
 def state_of(node: Any) -> str:
+    """`stating` at one go."""
+    return at_once(stating(node))
+
+
+def stating(node: Any) -> Steps[str]:
     """Changes when values or place of a volume node change, its parent transforms included."""
-    parent = node.GetParentTransformNode()
-    above = "" if parent is None else f"{parent.GetID()} {parent.GetTransformToWorldMTime()}"
-    return f"{content_of(node)} {above}"
+    above = place_stamp(node)
+    return f"{(yield from digesting(node))} {above}"
+
+
+def stamp_of(node: Any) -> tuple[object, ...]:
+    """The same as far as Slicer was told of it, found in no time; only for comparing within a scene."""
+    data, matrix = node.GetImageData(), to_vtk(np.eye(4))
+    node.GetIJKToRASMatrix(matrix)
+    changed = 0 if data is None else data.GetMTime()
+    return (changed, from_vtk(matrix).tobytes(), *place_stamp(node))
 
 
 def read_volume(node: Any) -> WorldImage:
-    """The volume as it lies in the world, with all its parent transforms; the node is not changed.
+    """`reading_volume` at one go."""
+    return at_once(reading_volume(node))
 
-    A parent transform of rotation, scaling, reflection and translation changes the place alone. One that
-    bends or skews makes new voxels, of the same spacing, by linear interpolation; beyond the image they have
-    its smallest value (for CT that is air, not 0).
+
+def reading_volume(node: Any) -> Steps[WorldImage]:
+    """The volume as it lies in the world, with all its parent transforms, in short steps.
+
+    The node is not changed. A parent transform of rotation, scaling, reflection and translation changes the
+    place alone. One that bends or skews makes new voxels, of the same spacing, by linear interpolation;
+    beyond the image they have its smallest value (for CT that is air, not 0). Memory: 4 bytes for each of
+    these, and a block (`Resampling.py`); without them a copy of the node's values.
 
     Raises:
-        BridgeError: naming the node and the remedy, if it holds no grey image, or is a single slice under a
-            transform that bends or skews.
+        BridgeError: naming the node and the remedy, if it holds no grey image, is a single slice under a
+            transform that bends or skews, or is removed or changed meanwhile.
     """
-    array, matrix = _array(node), _own_matrix(node)
-    name = f"The volume {node.GetName()!r}"
-    size = tuple(array.shape[::-1])
+    size, matrix = _size(node), _own_matrix(node)
+    name, parent = f"The volume {node.GetName()!r}", node.GetParentTransformNode()
     own = grid_of_matrix(size, matrix)
     if own is None:
         raise BridgeError(
             f"{name} has axes that are not at right angles. Resample it (module Resample Image)."
         )
-    to_world = Way.between(node.GetParentTransformNode(), None)
+    guard = Unchanged(node, stamp_of)
+    to_world = Way.between(parent, None)
     if to_world.matrix_lps is not None:
         placed = grid_of_matrix(size, _ras(to_world) @ matrix)
         if placed is not None:
+            array = yield from _copying(node, guard)
             return WorldImage(Image(array.reshape(placed.shape), placed), resampled=False)
     if own.dimension == 2 or min(size) == 1:
         raise BridgeError(
-            f"{name} is a single slice under the transform {node.GetParentTransformNode().GetName()!r}, "
+            f"{name} is a single slice under the transform {parent.GetName()!r}, "
             "which bends or skews it. Take it out of the transform, or use one that only moves, turns and "
             "scales."
         )
-    world = grid_around(own, to_world, name)
-    back = Way.between(None, node.GetParentTransformNode())
-    return WorldImage(back.resample(Image(array, own), world, outside=float(array.min())), resampled=True)
+    world = yield from finding_grid_around(own, to_world, name)
+    lowest = yield from _finding_lowest(node, guard)
+    image = yield from resampling(
+        Way.between(None, parent),
+        own,
+        partial(_checked, node, guard),
+        world,
+        outside=lowest,
+        what=node.GetName(),
+    )
+    return WorldImage(image, resampled=True)
 
 
 def read_own_grid(node: Any) -> Grid:
@@ -132,7 +215,7 @@ def read_own_grid(node: Any) -> Grid:
     Raises:
         BridgeError: as `read_volume`.
     """
-    grid = grid_of_matrix(tuple(_array(node).shape[::-1]), _own_matrix(node))
+    grid = grid_of_matrix(_size(node), _own_matrix(node))
     if grid is None:
         raise BridgeError(
             f"The volume {node.GetName()!r} has axes that are not at right angles. Resample it."
@@ -140,21 +223,50 @@ def read_own_grid(node: Any) -> Grid:
     return grid
 
 
-def _of_slicers_types(array: np.ndarray) -> np.ndarray:
-    """The same numbers in a type that Slicer shows: no bool, no half, and no integers of 64 bits."""
-    kind = array.dtype
+def _slicers_type(values: np.ndarray) -> Steps[np.dtype[Any]]:
+    """A type that Slicer shows and that holds these values: no bool, no half, and no integers of 64 bits."""
+    kind = values.dtype.newbyteorder("=")
     if kind == np.bool_:
-        return array.astype(np.uint8)
+        return np.dtype(np.uint8)
     if kind == np.float16:
-        return array.astype(np.float32)
-    if kind.kind in "iu" and kind.itemsize == 8:
-        bounds = np.iinfo(np.int32)
-        fits = bounds.min <= array.min() and array.max() <= bounds.max
-        return array.astype(np.int32 if fits else np.float64)
-    return array
+        return np.dtype(np.float32)
+    if kind.kind not in "iu" or kind.itemsize < 8:
+        return kind
+    bounds = np.iinfo(np.int32)
+    for part in slabs(values):
+        if values[part].min() < bounds.min or values[part].max() > bounds.max:
+            return np.dtype(np.float64)
+        yield None
+    return np.dtype(np.int32)
 
 
-def _array(node: Any) -> np.ndarray:
+def _copying(node: Any, guard: Unchanged) -> Steps[np.ndarray]:
+    source = slicer.util.arrayFromVolume(node)
+    copy = np.empty_like(source)
+    flat = copy.reshape(-1)
+    for part in slabs(flat):
+        flat[part] = _checked(node, guard).reshape(-1)[part]
+        yield Progress(node.GetName(), part.stop, flat.size)
+    guard.check()
+    return copy
+
+
+def _finding_lowest(node: Any, guard: Unchanged) -> Steps[float]:
+    lowest = []
+    for part in slabs(slicer.util.arrayFromVolume(node)):
+        lowest.append(_checked(node, guard).reshape(-1)[part].min())
+        yield None
+    return float(np.min(lowest))
+
+
+def _checked(node: Any, guard: Unchanged) -> np.ndarray:
+    """The values of a node, (k, j, i), not copied; it is what it was."""
+    guard.check()
+    return slicer.util.arrayFromVolume(node)
+
+
+def _size(node: Any) -> tuple[int, int, int]:
+    """Of the grey image of a node, along i, j, k; refuses what is none."""
     what = f"The node {node.GetName()!r}"
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise BridgeError(
@@ -171,7 +283,7 @@ def _array(node: Any) -> np.ndarray:
         raise BridgeError(f"{what} holds no image. Load its file again.")
     if data.GetNumberOfScalarComponents() != 1:
         raise BridgeError(f"{what} holds {data.GetNumberOfScalarComponents()} values a voxel; one is needed.")
-    return np.array(slicer.util.arrayFromVolume(node))
+    return tuple(data.GetDimensions())
 
 
 def _own_matrix(node: Any) -> np.ndarray:

@@ -13,10 +13,12 @@ from slicer.i18n import tr as _
 from SegGuidedMMRegGui.Background import Background
 from SegGuidedMMRegGui.JobEvents import Data, JobEnd, JobListener
 from SegGuidedMMRegGui.JobRunner import Job
+from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
-from SegGuidedMMRegGui.PairRegistration import PairRegistration, Request
+from SegGuidedMMRegGui.PairRegistration import PairRegistration, Request, Side
+from SegGuidedMMRegGui.ReadingJob import ReadingJob, read
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
-from SegGuidedMMRegGui.Steps import in_turns
+from SegGuidedMMRegGui.Steps import Steps, checked, in_turns
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.sampling import Image
@@ -42,14 +44,17 @@ class _Running:
     """What belongs to the registration at hand; one that is given up is another's no more."""
 
     bridge: SceneBridge
-    request: Request
     done: Callable[[Outcome], None]
+    reading: ReadingJob | None = None
+    request: Request | None = None
     job: Job | None = None
     background: Background | None = None
     files: dict[str, Path] = field(default_factory=dict)
 
     def stop(self) -> None:
-        """Hear no more of what is done beside."""
+        """Read no more, and hear no more of what is done beside."""
+        if self.reading is not None:
+            self.reading.cancel()
         if self.background is not None:
             self.background.forget()
 
@@ -83,20 +88,46 @@ class WarmRegistration:
             BridgeError: naming the node that cannot be used, and the remedy.
             RuntimeError: without a study, or while another registration runs.
         """
+        title = _("Reading {moving} and {fixed}").format(moving=_name(moving), fixed=_name(fixed))
+        self.begin(title, lambda bridge: PairRegistration(bridge).describing(fixed, moving, out=out), done)
+
+    def begin(
+        self, title: str, describing: Callable[[SceneBridge], Steps[Request]], done: Callable[[Outcome], None]
+    ) -> None:
+        """Register what these steps describe; they are given up where the study is closed meanwhile.
+
+        Args:
+            title: what the user reads of the reading, where it takes its time.
+            describing: given the bridge of the open study; leaves nothing behind when given up.
+            done: hears of the end, once.
+
+        Raises:
+            ValueError, RuntimeError: as `start`.
+        """
         bridge = self._workplace.bridge
         if bridge is None:
             raise RuntimeError(_("Open a study first (step 1)."))
         if self._running is not None:
             raise RuntimeError(_("Wait until the other registration has ended."))
-        request = PairRegistration(bridge).describe(fixed, moving, out=out)
-        running = self._running = _Running(bridge, request, done)
-        self._beside(running, request.write, lambda _none: self._ask(running))
+        running = self._running = _Running(bridge, done)
+
+        try:
+            running.reading = read(
+                self._workplace.runner,
+                title,
+                checked(describing(bridge), self._still_here()),
+                lambda request: self._write(running, request),
+                lambda message: self._end(running, Outcome(None, message)),
+            )
+        except BaseException:
+            self._running = None
+            raise
 
     def cancel(self) -> None:
         """Give it up; nothing of it is shown."""
         running = self._running
-        if running is not None and running.job is not None:
-            running.job.cancel()
+        if running is not None and (running.job or running.reading) is not None:
+            (running.job or running.reading).cancel()
         elif running is not None:
             running.stop()
             self._end(running, Outcome(None))
@@ -108,6 +139,27 @@ class WarmRegistration:
             running.stop()
 
     # -- one after the other ----------------------------------------------------------------------------
+    def _still_here(self) -> Callable[[], None]:
+        """Raises BridgeError where scene or study are others than now."""
+        workplace = self._workplace
+        bridge, scenes_closed = workplace.bridge, workplace.scenes_closed
+
+        def check() -> None:
+            if scenes_closed != workplace.scenes_closed:
+                raise BridgeError(
+                    _("The scene was closed before the images were read, so nothing was registered.")
+                )
+            if bridge is not workplace.bridge:
+                raise BridgeError(
+                    _("The study was closed before the images were read, so nothing was registered.")
+                )
+
+        return check
+
+    def _write(self, running: _Running, request: Request) -> None:
+        running.reading, running.request = None, request
+        self._beside(running, request.write, lambda _none: self._ask(running))
+
     def _ask(self, running: _Running) -> None:
         title = _("Registering {pair}").format(pair=running.request.subject.replace("--", _(" to ")))
         self._send(running, title, running.request.worker_request, lambda _found: self._predict(running))
@@ -165,7 +217,7 @@ class WarmRegistration:
     def _go_on(self, running: _Running, then: Callable[[], None]) -> None:
         """The next step, unless there is nothing any more to do it for."""
         request, scene = running.request, running.bridge.scene
-        if running is not self._running:
+        if running is not self._running or request is None:
             return
         if running.bridge is not self._workplace.bridge:
             self._end(running, Outcome(None))
@@ -187,7 +239,14 @@ class WarmRegistration:
         if running is not self._running:
             return
         self._running = None
-        inputs = running.request.inputs
         is_closed = running.bridge is not self._workplace.bridge
+        if running.request is None:
+            running.done(outcome)
+            return
+        inputs = running.request.inputs
         shutil.rmtree(inputs.parents[1] if is_closed else inputs, ignore_errors=True)
         running.done(Outcome(None) if is_closed else outcome)
+
+
+def _name(side: Any) -> str:
+    return str((side.node if isinstance(side, Side) else side).GetName())

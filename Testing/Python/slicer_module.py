@@ -78,6 +78,20 @@ class Gaps:
         pass
 
 
+def longest_turn(reached, seconds: float = 60.0) -> float:
+    """CPU seconds that the GUI thread needs at most for what is due at once, until `reached`."""
+    import qt
+
+    longest, end = 0.0, time.monotonic() + seconds
+    while not reached() and time.monotonic() < end:
+        before = time.thread_time()
+        qt.QApplication.processEvents()
+        longest = max(longest, time.thread_time() - before)
+        time.sleep(0.0005)
+    assert reached()
+    return longest
+
+
 def _waited_for_a_core() -> float:
     """Seconds in which this thread could have worked but had no core; 0 where the system does not tell."""
     try:

@@ -167,12 +167,12 @@ def test_of_a_volume_the_study_does_not_know_modality_and_side_are_asked(panel, 
     assert ui.fixedModalityBox.currentText == "radiograph"
     choose(ui.fixedModalityBox, "dxa")
     ui.fixedMirroredBox.click()
-    side = panel._sides[1].side(ui.fixedVolumeBox.currentNode())
+    side = panel._sides[1].chosen().side(ui.fixedVolumeBox.currentNode())
     assert (side.modality, side.mirrored) == ("dxa", True)
     choose(ui.fixedCaseBox, "radiograph/r3")
     assert ui.fixedVolumeBox.isHidden()
     assert ui.fixedKindFrame.isHidden()
-    side = panel._sides[1].side(case)
+    side = panel._sides[1].chosen().side(case)
     assert (side.modality, side.mirrored) == (None, False)
 
 
@@ -332,7 +332,7 @@ def test_a_module_left_and_entered_while_images_are_read_registers_them(widget, 
     choose(ui.fixedCaseBox, "radiograph/r3")
     workplace._worker = WorkerClient(workplace.folder, workplace.runner, FakePython(BAD))
     ui.startButton.click()
-    assert step._reading is not None
+    assert step._is_busy
     widget.exit()
     widget.enter()
     slicer_harness.process_until(lambda: not step._is_busy, 30)

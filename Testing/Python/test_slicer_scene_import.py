@@ -212,7 +212,7 @@ def test_an_import_that_the_library_refuses_leaves_nothing(panel, tmp_path):
 
 def test_closing_the_module_while_volumes_are_written_leaves_nothing(panel, tmp_path):
     ui = panel._ui
-    volume("one", 1, (64, 128, 128))
+    volume("one", 1, (128, 512, 512))
     volume("two", 2)
     ui.importButton.collapsed = False
     tick(panel, "one", 0)
@@ -268,7 +268,7 @@ def test_large_volumes_are_written_without_a_hitch():
     nodes = [volume(f"v{n}", n, (96, 256, 256)) for n in range(2)]
     chosen = [SceneVolume(node, "source", None, "", "", False) for node in nodes]
     done: list[Path] = []
-    files = SceneFiles(chosen, (), done.append, pytest.fail)
+    files = SceneFiles(JobRunner(), chosen, (), done.append, pytest.fail)
     with Gaps() as gaps:
         files.start()
         gaps.spin(lambda: done)
