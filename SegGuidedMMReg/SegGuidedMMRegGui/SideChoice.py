@@ -172,7 +172,12 @@ class SideChoice:
 
     # -- with the scene ---------------------------------------------------------------------------------
     def _taker(self, parameter: str, box: Any) -> Callable[[], None]:
-        return lambda: self._keep(parameter, box.currentNode())
+        def take() -> None:
+            node = box.currentNode()
+            if node is not self._get(parameter, None):  # told also when the node gets another name
+                self._keep(parameter, node)
+
+        return take
 
     def _keep(self, parameter: str, value: Any) -> None:
         parameters = self._workplace.parameters

@@ -204,6 +204,14 @@ def test_a_node_selector_wants_types_then_a_scene_then_a_node_of_these_types():
     selector.setCurrentNode(volume)
     assert selector.currentNode() is volume
     assert selector.currentNodeID == volume.GetID()
+    told = []
+    assert selector.connect("currentNodeIDChanged(QString)", told.append)
+    volume.SetName("another name")
+    volume.Modified()
+    assert told == [volume.GetID()]
+    selector.setCurrentNode(None)
+    volume.SetName("a third name")
+    assert told == [volume.GetID(), ""]
     slicer.mrmlScene.Clear(0)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import types
+import weakref
+from collections.abc import Callable
 from typing import Any
 
+from shiboken6 import Shiboken
 from slicer_harness.looks import combo_height, draw_combo, draw_heading, heading_height
 from slicer_harness.pythonqt import QtCore, QtGui, QtWidgets, like_cpp, make_qt, native
 
@@ -49,14 +52,18 @@ def _flag(name: str, default: bool) -> Any:
 
 @like_cpp
 class qMRMLNodeComboBox(QtWidgets.QWidget):
-    """Chooses a node of the scene, of the classes in `nodeTypes`."""
+    """Chooses a node of the scene, of the classes in `nodeTypes`.
+
+    As Slicer's, it tells its current node again when that gets another name: what it follows is the text of a
+    QComboBox (`qMRMLNodeComboBox::setComboBox`).
+    """
 
     currentNodeChanged = QtCore.Signal(object)
     currentNodeIDChanged = QtCore.Signal(str)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
-        _put(self, _scene=None, _types=[], _id="", _none="None", _flags={})
+        _put(self, _scene=None, _types=[], _id="", _none="None", _flags={}, _tag=0)
         self.setMinimumSize(60, combo_height())
         self.setSizePolicy(QtWidgets.QSizePolicy.MinimumExpanding, QtWidgets.QSizePolicy.Fixed)
 
@@ -78,10 +85,18 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             raise ValueError(f"qMRMLNodeComboBox: {node.GetClassName()} is not one of {self._types}")
         found = "" if node is None else node.GetID()
         if found != self._id:
+            former = self.currentNode()
+            if former is not None:
+                former.RemoveObserver(self._tag)
             _put(self, _id=found)
-            self.update()
-            self.currentNodeChanged.emit(node)
-            self.currentNodeIDChanged.emit(found)
+            if node is not None:
+                _put(self, _tag=node.AddObserver("ModifiedEvent", _renamed(self, node.GetName())))
+            self._tell()
+
+    def _tell(self) -> None:
+        self.update()
+        self.currentNodeChanged.emit(self.currentNode())
+        self.currentNodeIDChanged.emit(self._id)
 
     def _get_types(self) -> list[str]:
         return self._types
@@ -112,6 +127,19 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     removeEnabled = _flag("removeEnabled", True)
     renameEnabled = _flag("renameEnabled", False)
     showHidden = _flag("showHidden", False)
+
+
+def _renamed(selector: qMRMLNodeComboBox, name: str) -> Callable[..., None]:
+    """An observer of the node that a selector shows; it holds neither."""
+    shown, mine = [name], weakref.ref(selector)
+
+    def hear(node: Any, _event: str) -> None:
+        selector = mine()
+        if selector is not None and Shiboken.isValid(selector) and node.GetName() != shown[0]:
+            shown[0] = node.GetName()
+            selector._tell()
+
+    return hear
 
 
 @like_cpp
