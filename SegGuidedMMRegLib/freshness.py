@@ -33,6 +33,7 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "registration": ("segmentation", "adaptation"),
 }
 MADE: dict[str, tuple[str, ...]] = {
+    "prealign": ("affines.json",),
     "augmentation": ("samples.safetensors",),
     "segmentation": ("weights.safetensors", "network.yaml"),
     "adaptation": ("weights.safetensors", "network.yaml"),

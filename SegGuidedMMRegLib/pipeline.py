@@ -111,10 +111,11 @@ def _train(study: Study, wanted: set[str], reporter: Reporter, digests: FileDige
     with memory_remedy("prealign", memory_remedies(study.config)["prealign"]):
         context.tell_need("prealign")
         by_first(lambda: prealign.run(study, study.config.prealign, reporter, digests))
+    freshness = Freshness(study, digests)
+    by_first(lambda: _draw_alignment(context, freshness))
     by_first(digests.save)
     if wanted == {"prealign"}:
         return
-    freshness = Freshness(study, digests)
     for stage in TRAINED_STAGES:
         if stage in wanted:
             _run_if_needed(stage, context, freshness)
@@ -149,6 +150,14 @@ def _draw(stage: str, context: _Context, freshness: Freshness) -> None:
 
     draw_stage(context.study, stage, freshness.made(stage), context.reporter)
     context.reporter.result(stage, pictures=stage_pictures(context.study.stage_folder(stage)))
+
+
+def _draw_alignment(context: _Context, freshness: Freshness) -> None:
+    """Pictures of pre-alignment, if images lie otherwise than they show."""
+    from SegGuidedMMRegLib.training_status import pictures_made_from
+
+    if pictures_made_from(context.study.stage_folder("prealign")) != freshness.made("prealign"):
+        _draw("prealign", context, freshness)
 
 
 def _begin(folder: Path, made_from: dict[str, str], context: _Context) -> None:

@@ -35,6 +35,7 @@ from SegGuidedMMRegLib.report import charts
 from SegGuidedMMRegLib.report.figures import (
     PairEntry,
     Strip,
+    drawn_strip,
     pair_entry,
     prediction_strip,
     sample_strip,
@@ -227,7 +228,13 @@ def _samples(study: Study) -> list[Strip]:
             f"The adapted network learned {target} from such images; their labels are known.",
         ),
     )
-    strips = [sample_strip(study, *words) for words in asked]
+    aligned = drawn_strip(
+        study,
+        "prealign",
+        "Pre-alignment",
+        "Means of some images of each modality: sharp where the images lie on each other.",
+    )
+    strips = [aligned, *(sample_strip(study, *words) for words in asked)]
     return [strip for strip in strips if strip is not None]
 
 

@@ -22,9 +22,12 @@ from SegGuidedMMRegLib.report.pictures import Outline
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Case, Structure, Study
 from SegGuidedMMRegLib.study_file import require_inside
+from SegGuidedMMRegLib.training_status import stage_pictures
 from SegGuidedMMRegLib.transform_files import read_transform
 
 T = TypeVar("T")
+_MOST_BYTES = 4_000_000
+"""Of a picture on the page that was drawn earlier."""
 SHOWN_SAMPLES = 6
 
 
@@ -88,6 +91,22 @@ def prediction_strip(study: Study, case: Case, dice: dict[str, float | None]) ->
 
 
 # -- training samples ---------------------------------------------------------------------------------------
+def drawn_strip(study: Study, stage: str, title: str, note: str) -> Strip | None:
+    """The pictures that were drawn when a stage was done; `None` if there are none that can be read."""
+    shown = []
+    for entry in stage_pictures(study.stage_folder(stage)):
+        try:
+            path = require_inside(study.folder, Path(entry["path"]))
+            if path.stat().st_size > _MOST_BYTES:
+                continue
+            encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+        except (OSError, ValueError):
+            continue
+        caption = entry["caption"]
+        shown.append(Picture(f"data:image/png;base64,{encoded}", caption, f"{title}: {caption}"))
+    return Strip(title, note, shown) if shown else None
+
+
 def sample_strip(study: Study, stage: str, title: str, note: str) -> Strip | None:
     """Some of the images that a stage made to learn from (`samples.safetensors`); `None` if it kept none."""
     folder = study.stage_folder(stage)

@@ -1,4 +1,4 @@
-"""Pictures of what a stage of training made, for who waits for it: samples, predictions, a registered pair.
+"""Pictures of what a stage of training made, for who waits for it: means, samples, predictions, a pair.
 
 They lie in `models/<stage>/pictures/` as PNG files, listed in `pictures.json` with a caption each. Only
 images for training are shown.
@@ -22,6 +22,7 @@ from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
 from SegGuidedMMRegLib.images import Image
 from SegGuidedMMRegLib.inference import Registrar, Segmenter
 from SegGuidedMMRegLib.report import pictures
+from SegGuidedMMRegLib.report.alignment_pictures import draw_means
 from SegGuidedMMRegLib.report.figures import read_samples
 from SegGuidedMMRegLib.report.pictures import Outline
 from SegGuidedMMRegLib.samples import Sample
@@ -118,6 +119,7 @@ def _registration(study: Study) -> Iterator[Drawn]:
 
 
 _DRAW: dict[str, Callable[[Study], Iterator[Drawn]]] = {
+    "prealign": draw_means,
     "augmentation": _augmentation,
     "segmentation": _segmentation,
     "adaptation": _adaptation,

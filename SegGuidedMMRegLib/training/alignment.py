@@ -210,7 +210,7 @@ def make_reference(
     """
     each = each or (lambda f, items: list(map(f, items)))
     starts = [align_coarse(image, None, grid, config).study_to_case for image in images]
-    reference = _average(images, starts, grid, config)
+    reference = average(images, starts, grid, config)
     if config.method != "affine" or len(images) == 1:
         return reference
     for affine in (False, True):
@@ -220,7 +220,7 @@ def make_reference(
 
         maps = each(align, images)
         drift = np.mean([np.linalg.inv(a) @ m for a, m in zip(starts, maps, strict=True)], axis=0)
-        reference = _average(images, [m @ np.linalg.inv(drift) for m in maps], grid, config)
+        reference = average(images, [m @ np.linalg.inv(drift) for m in maps], grid, config)
     return reference
 
 
@@ -242,7 +242,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[i] for i in picks]
 
 
-def _average(
+def average(
     images: Sequence[Coarse], maps: Sequence[FloatArray], grid: Grid, config: PrealignConfig
 ) -> Picture:
     """Mean of the images seen in study space; valid where half of them reach."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -190,6 +191,23 @@ def test_each_pair_is_shown_in_six_pictures(page):
         assert sum(a.startswith(pair) for a in alternatives) == 6
     assert sum("with outlines" in a for a in alternatives) == 2 * 2 + 2  # target twice, source once
     assert sum("Augmented" in a for a in alternatives) == 2
+
+
+def test_the_pictures_of_prealignment_are_on_the_page_and_nothing_from_elsewhere(study, tmp_path):
+    copy = replace(study, folder=tmp_path / "copy")
+    shutil.copytree(study.folder, copy.folder)
+    folder, secret = copy.folder / "models/prealign/pictures", tmp_path / "secret.png"
+    folder.mkdir(parents=True)
+    secret.write_bytes(b"secret")
+    (folder / "1.png").write_bytes(b"a picture")
+    (folder / "2.png").symlink_to(secret)
+    (folder / "3.png").write_bytes(bytes(5_000_000))
+    listed = [{"file": f"{n}.png", "caption": f"<b>mean {n}"} for n in (1, 2, 3, 4)]
+    (folder / "pictures.json").write_text(json.dumps({"made_from": "x", "pictures": listed}))
+    tags = Page(write_report(copy, Reporter()).read_text(encoding="utf-8")).tags
+    shown = [a for tag, a in tags if tag == "img" and a["alt"].startswith("Pre-alignment")]
+    assert [a["alt"] for a in shown] == ["Pre-alignment: <b>mean 1"]
+    assert base64.b64decode(shown[0]["src"].partition(",")[2]) == b"a picture"
 
 
 def test_training_curves_are_drawn_for_every_run(page):

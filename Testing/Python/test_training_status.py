@@ -14,7 +14,8 @@ from safetensors import safe_open
 from trained_study import SOURCE, copy_of, make_study, tiny_config
 
 from SegGuidedMMRegLib import cli
-from SegGuidedMMRegLib.freshness import STAGES, TRAINED_STAGES
+from SegGuidedMMRegLib.config import override
+from SegGuidedMMRegLib.freshness import STAGES
 from SegGuidedMMRegLib.pipeline import train
 from SegGuidedMMRegLib.study import Study
 from SegGuidedMMRegLib.training.data import StudyTensors
@@ -32,9 +33,9 @@ def by_stage(told: dict, what: str) -> dict:
     return {stage["name"]: stage[what] for stage in told["stages"]}
 
 
-def test_every_trained_stage_has_pictures_that_can_be_read(told) -> None:
+def test_every_stage_has_pictures_that_can_be_read(told) -> None:
     found = by_stage(told, "pictures")
-    assert [len(found[stage]) for stage in STAGES] == [0, 4, 3, 6, 4]
+    assert [len(found[stage]) for stage in STAGES] == [4, 4, 3, 6, 4]
     for listed in found.values():
         for picture in listed:
             pixels = imread(picture["path"])
@@ -48,6 +49,25 @@ def test_only_images_for_training_are_shown(finished, told) -> None:
     captions = " ".join(p["caption"] for listed in by_stage(told, "pictures").values() for p in listed)
     assert not [name for name in tested if name in captions]
     assert "dxa_004R, predicted" in captions
+
+
+def test_the_means_of_prealignment_are_sharper_than_those_by_header_alone(finished, told) -> None:
+    listed = by_stage(told, "pictures")["prealign"]
+    assert [p["caption"].partition(",")[0] for p in listed] == ["dxa", "dxa", "radiograph", "radiograph"]
+    assert "as their headers place them, labels of" in listed[0]["caption"]
+    assert "pre-aligned, labels of" in listed[1]["caption"]
+    assert "labels" not in listed[2]["caption"] + listed[3]["caption"], "training has none of the target"
+    before, after = (imread(listed[n]["path"])[..., :3].mean(-1) for n in (2, 3))
+    sharpness = [np.abs(np.gradient(pixels)[0]).mean() / pixels.mean() for pixels in (before, after)]
+    assert sharpness[1] > sharpness[0]
+
+
+def test_without_prealignment_each_mean_is_drawn_once(finished, tmp_path) -> None:
+    config = override(finished.study.config, settings=["prealign.method=none"])
+    study = copy_of(finished.study, tmp_path / "study", config)
+    train(study, ["prealign"])
+    captions = [p["caption"] for p in stage_pictures(study.stage_folder("prealign"))]
+    assert [caption.partition(",")[0] for caption in captions] == ["dxa", "radiograph"]
 
 
 def test_the_grid_of_a_sample_is_the_map_that_made_it(finished) -> None:
@@ -73,7 +93,7 @@ def test_pictures_are_told_when_their_stage_is_done(finished) -> None:
         for e in finished.heard.events
         if e.kind == "result" and "pictures" in e.data
     }
-    assert tuple(told) == TRAINED_STAGES
+    assert tuple(told) == STAGES
     assert all(Path(p["path"]).is_file() for listed in told.values() for p in listed)
 
 
