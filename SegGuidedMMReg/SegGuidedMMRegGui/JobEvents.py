@@ -139,8 +139,10 @@ class JobEvents:
     def _without_a_word(self, exit_code: int | None) -> str:
         last = "\n".join(list(self.lines)[-_LAST_WORDS:])
         how = "it was ended from outside" if exit_code is None else f"exit code {exit_code}"
-        if exit_code in (-9, 9, 137) or _OF_THE_LAUNCHER in last:
+        if exit_code in (-9, 9, 137):
             how += ", ended from outside, most often because memory ran out"
+        elif _OF_THE_LAUNCHER in last:
+            how += ", it crashed, or was ended from outside, most often because memory ran out"
         return f"The job ended without saying why ({how})." + (f" Its last lines:\n{last}" if last else "")
 
     def _event(self, line: bytes) -> Event | None:
