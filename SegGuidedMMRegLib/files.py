@@ -23,6 +23,8 @@ _FULL_IN_OTHER_WORDS = ("out of disk space", "requested and", "unexpected pos")
 """What TIFF, numpy and torch say."""
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_ROOM_BYTES = 1 << 16
+_PAUSES_S = (0.01, 0.05, 0.2, 0.5, 1.0) if os.name == "nt" else ()
+"""Between tries to give something its name."""
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+|\.tmp[A-Za-z0-9]{6}")
 """Ours, and what safetensors writes before it."""
 
@@ -57,7 +59,7 @@ def atomic_path(path: str | Path, *, room: int = 0) -> Iterator[Path]:
         _require_room(path, room)
         yield temporary
         _to_disk(temporary)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except Exception as error:
         if (told := _explained(path, error)) is None:
             raise
@@ -65,6 +67,22 @@ def atomic_path(path: str | Path, *, room: int = 0) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # a folder that cannot be written to holds no temporary file
             temporary.unlink(missing_ok=True)
+
+
+def put_in_place(source: Path, target: Path) -> None:
+    """Give a file or folder its name; a file of that name is replaced.
+
+    Windows refuses that while anybody has the file open, or one in the folder: virus scanners look at what is
+    new.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            source.replace(target)
+        except PermissionError:
+            time.sleep(pause_s)
+        else:
+            return
+    source.replace(target)
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

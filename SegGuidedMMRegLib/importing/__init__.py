@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from SegGuidedMMRegLib.cases import Case, LabelUse, Role, Structure
 from SegGuidedMMRegLib.documents import read_text, spreadsheet_text
 from SegGuidedMMRegLib.events import Reporter
-from SegGuidedMMRegLib.files import write_text_atomically
+from SegGuidedMMRegLib.files import put_in_place, write_text_atomically
 from SegGuidedMMRegLib.importing.labels import find_structures
 from SegGuidedMMRegLib.importing.sources import Candidate, clean_name, plain_name
 from SegGuidedMMRegLib.importing.splits import SplitRules, SubjectImage, split
@@ -146,7 +146,7 @@ def new_study(
             (building / UNFINISHED).unlink()
             if folder.is_dir():
                 folder.rmdir()
-            building.rename(folder)
+            put_in_place(building, folder)
             shutil.rmtree(folder / LOCKS)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from SegGuidedMMRegLib.files import put_in_place
 from SegGuidedMMRegLib.images import Image, write_image, write_labels
 from SegGuidedMMRegLib.inference import Registration
 from SegGuidedMMRegLib.origin import origin
@@ -154,9 +155,9 @@ def _replacing(folder: Path) -> Iterator[Path]:
         if folder.exists():
             _clear(folder)
             for path in sorted(new.iterdir(), key=lambda p: p.name == REPORT_NAME):
-                path.replace(folder / path.name)
+                put_in_place(path, folder / path.name)
         else:
-            new.rename(folder)
+            put_in_place(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

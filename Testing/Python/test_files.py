@@ -127,6 +127,32 @@ def test_a_folder_that_is_read_only_is_named_with_a_remedy(tmp_path: Path) -> No
         raise PermissionError(13, "Permission denied")
 
 
+@pytest.mark.parametrize("refusals", [2, 99])
+def test_a_file_that_is_looked_at_gets_its_name_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """As on Windows, where a virus scanner has what is new open for a while."""
+    asked: list[Path] = []
+
+    def replace(source: Path, target: Path) -> None:
+        asked.append(source)
+        if len(asked) <= refusals:
+            raise PermissionError(13, "Access is denied")
+        source.rename(target)
+
+    monkeypatch.setattr(files, "_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(Path, "replace", replace)
+    path = tmp_path / "a.json"
+    if refusals == 2:
+        files.write_text_atomically(path, "{}")
+        assert path.read_text() == "{}"
+    else:
+        with pytest.raises(WriteError, match=r"a\.json could not be written"):
+            files.write_text_atomically(path, "{}")
+        assert len(asked) == 4
+        assert not list(tmp_path.iterdir())
+
+
 def test_a_real_read_only_folder_keeps_its_file() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
