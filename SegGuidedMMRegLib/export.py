@@ -19,6 +19,7 @@ from SegGuidedMMRegLib.displacement import grid_between_corners
 from SegGuidedMMRegLib.files import remove_temporaries
 from SegGuidedMMRegLib.new_files import new_files, refuse_existing
 from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report, read_pair_report
+from SegGuidedMMRegLib.reviews import ReviewRecord
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.transform_headers import field_grid
 
@@ -35,6 +36,7 @@ _AGAIN = "register the pair again"
 _BYTES_A_NODE = {".h5": 24, ".tfm": 66}
 _FIELD_BYTES_A_NODE = 12
 _ABANDONED_S = 3600.0
+_DECIDED = {"verdict": "decision"}
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,17 @@ def _writer(source: Path, spacing_mm: float | None) -> Callable[[PlannedFile], N
     return lambda file: write_image(image, file.path)
 
 
+def _decisions(study: Study, plan: Plan) -> dict[str, Callable[[Report], str]]:
+    """The columns of a table that say what a review has decided about the exported results."""
+    record = ReviewRecord(study.folder / "registrations")
+    found = {pair.name: record.of_result(pair.result) for pair in plan.pairs}
+
+    def told(what: str) -> Callable[[Report], str]:
+        return lambda report: "" if (of := found[report["pair"]]) is None else getattr(of, what)
+
+    return {_DECIDED.get(what, what): told(what) for what in ("verdict", "comment", "reviewer", "date")}
+
+
 def _writer_of_all(study: Study, plan: Plan) -> Callable[[PlannedFile], None]:
     reports = [(pair.folder, {**(pair.report or {}), "pair": pair.name}) for pair in plan.pairs]
 
@@ -328,7 +341,8 @@ def _writer_of_all(study: Study, plan: Plan) -> Callable[[PlannedFile], None]:
         if file.what == "table":
             from SegGuidedMMRegLib.jobs.summary import write_table
 
-            write_table(file.path, study.structures, [report for _, report in reports])
+            more = _decisions(study, plan)
+            write_table(file.path, study.structures, [report for _, report in reports], more)
         else:
             from SegGuidedMMRegLib.report.pairs import write_pairs_page
 

@@ -23,11 +23,11 @@ from SegGuidedMMRegGui.PairVersions import (
     versions,
     write_note,
 )
-from SegGuidedMMRegGui.ReviewRecord import result_of
 from SegGuidedMMRegGui.ReviewViews import ReviewViews
 from SegGuidedMMRegGui.WarmRegistration import Outcome, WarmRegistration
 from SegGuidedMMRegGui.Widgets import connect, fill_table
 from SegGuidedMMRegGui.Workplace import Workplace
+from SegGuidedMMRegLib.reviews import result_of
 
 
 class CorrectPart:

@@ -14,9 +14,9 @@ from slicer.i18n import tr as _
 import qt
 from SegGuidedMMRegGui import NodeTags
 from SegGuidedMMRegGui.JobEvents import Data
-from SegGuidedMMRegGui.ReviewRecord import ReviewRecord, Verdict
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
 from SegGuidedMMRegGui.Widgets import connect, fill_table
+from SegGuidedMMRegLib.reviews import ReviewRecord, Verdict
 
 ACCEPTED: Verdict = "accepted"
 

@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from SegGuidedMMRegGui.ReviewRecord import REPORT, result_of
 from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
+from SegGuidedMMRegLib.reviews import REPORT, result_of
 
 VERSIONS, NOTE = "versions", "correction.json"
 _FIRST = 1

@@ -11,7 +11,7 @@ import qt
 from SegGuidedMMRegGui.JobEvents import Data
 from SegGuidedMMRegGui.Widgets import connect
 
-SIDE = 132
+SIDE = 124
 _COLUMNS, _MOST = 3, 9
 
 

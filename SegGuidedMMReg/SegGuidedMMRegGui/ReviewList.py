@@ -11,8 +11,8 @@ from typing import Any
 from slicer.i18n import tr as _
 
 import qt
-from SegGuidedMMRegGui.ReviewRecord import VERDICTS, Entry, ReviewRecord, entries, read_entry
 from SegGuidedMMRegGui.Widgets import connect
+from SegGuidedMMRegLib.reviews import VERDICTS, Entry, ReviewRecord, entries, read_entry
 
 _SLICE_S = 0.02
 """How long the window waits for us at one go."""

@@ -19,7 +19,6 @@ from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.PairVersions import pair_folder
 from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.ReviewList import FILTERS, ReviewList, words
-from SegGuidedMMRegGui.ReviewRecord import Decision, Entry, result_of, user_name
 from SegGuidedMMRegGui.ReviewTable import rows, sentences
 from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.Steps import Steps
@@ -27,6 +26,7 @@ from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Case
 from SegGuidedMMRegLib.documents import read_json
+from SegGuidedMMRegLib.reviews import Decision, Entry, result_of, user_name
 from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.study import Study
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,26 @@ def write_summary(study: Study) -> Path:
     return path
 
 
-def write_table(path: Path, structures: Sequence[Structure], reports: Iterable[Report]) -> None:
-    """Write a table of these pairs (reports that know their folder), whole or not at all."""
+def write_table(
+    path: Path,
+    structures: Sequence[Structure],
+    reports: Iterable[Report],
+    more: Mapping[str, Callable[[Report], Any]] | None = None,
+) -> None:
+    """Write a table of these pairs (reports that know their folder), whole or not at all.
+
+    Args:
+        path: of the table.
+        structures: of the study.
+        reports: a line each.
+        more: columns at the end, by name.
+    """
+    more = more or {}
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(_line(columns(structures)) + "\n")
+        file.write(_line([*columns(structures), *more]) + "\n")
         for report in reports:
-            file.write(_text(report, structures) + "\n")
+            values = row(report, structures) | {name: tell(report) for name, tell in more.items()}
+            file.write(_line([values[name] for name in (*columns(structures), *more)]) + "\n")
 
 
 def _text(report: Report, structures: Sequence[Structure]) -> str:

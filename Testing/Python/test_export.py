@@ -14,6 +14,7 @@ from reported_study import make_reported_study, with_warped_images
 from trained_study import moved_by, values, voxel_centres
 
 from SegGuidedMMRegLib import cli, files
+from SegGuidedMMRegLib.reviews import Decision, ReviewRecord, result_of
 from SegGuidedMMRegLib.study import Study
 
 GOOD, FOLDED = "d3--r3", "d4--r4"
@@ -113,6 +114,37 @@ def test_the_table_has_a_line_a_pair_with_its_figures(export, study: Study, tmp_
     report = json.loads((study.folder / "registrations" / GOOD / "report.json").read_text())
     assert float(rows[0]["dice_after"]) == pytest.approx(report["mean"]["after"]["dice"], abs=1e-5)
     assert rows[3]["status"] == "failed"
+    assert {rows[0][name] for name in ("decision", "comment", "reviewer", "date")} == {""}
+
+
+def test_the_table_says_what_the_review_decided_about_these_results(export, study, tmp_path: Path) -> None:
+    registrations = study.folder / "registrations"
+    record = ReviewRecord(registrations)
+    elsewhere = shutil.copytree(registrations / GOOD, tmp_path / "pairs" / "001")
+    report = json.loads((elsewhere / "report.json").read_text())
+    (elsewhere / "report.json").write_text(json.dumps({**report, "seconds": 77.0}))
+    good, third = (result_of(registrations / name) for name in (GOOD, "d4--r3"))
+    for decision in (
+        Decision(GOOD, good, "doubtful"),
+        Decision(GOOD, good, "accepted", "joint line\n=fits", "A. Reader", "2026-05-01T10:00:00+02:00"),
+        Decision(FOLDED, "another result", "accepted", "outdated"),
+        Decision("seen in a scene", result_of(elsewhere), "rejected", "turned"),
+        Decision("d4--r3", third, "accepted"),
+        Decision("d4--r3", third, "", "taken back"),
+    ):
+        record.decide(decision)
+    try:
+        _, code = export(GOOD, FOLDED, "d4--r3", str(elsewhere), "--outputs", "table", "--failed")
+    finally:
+        (registrations / "reviews.jsonl").unlink()
+    assert code == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "pairs.csv").open(encoding="utf-8")))
+    told = [(row["decision"], row["comment"], row["reviewer"]) for row in rows]
+    nothing = ("", "", "")
+    accepted, rejected = ("accepted", "joint line =fits", "A. Reader"), ("rejected", "turned", "")
+    assert told == [accepted, nothing, nothing, rejected]
+    assert rows[0]["date"] == "2026-05-01T10:00:00+02:00"
+    assert list(rows[0])[-5:] == ["warnings", "decision", "comment", "reviewer", "date"]
 
 
 def test_the_page_is_of_the_chosen_pairs_alone_and_needs_no_other_file(export, study, tmp_path: Path) -> None:

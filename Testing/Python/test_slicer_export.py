@@ -23,8 +23,8 @@ from SegGuidedMMRegGui.ExportWords import size_of
 from SegGuidedMMRegGui.JobPython import chosen_python
 from SegGuidedMMRegGui.JobRunner import JobRunner
 from SegGuidedMMRegGui.PairFiles import read_pair
-from SegGuidedMMRegGui.ReviewRecord import Decision, ReviewRecord, result_of
 from SegGuidedMMRegGui.Workplace import Workplace
+from SegGuidedMMRegLib.reviews import Decision, ReviewRecord, result_of
 
 GOOD, FOLDED = "d3--r3", "d4--r4"
 

@@ -18,9 +18,9 @@ from slicer_module import Gaps, environment, fake_job, module_opened, slicer
 from SegGuidedMMRegGui import Views
 from SegGuidedMMRegGui.Correction import Correction
 from SegGuidedMMRegGui.PairVersions import new_version, pair_folder, use, versions, write_note
-from SegGuidedMMRegGui.ReviewRecord import result_of
 from SegGuidedMMRegGui.ReviewViews import FIXED, MOVING, OVERLAY
 from SegGuidedMMRegGui.WorkerClient import WorkerClient
+from SegGuidedMMRegLib.reviews import result_of
 from SegGuidedMMRegLib.transform_files import read_transform
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from slicer_module import slicer  # noqa: F401
 
-from SegGuidedMMRegGui.ReviewRecord import Decision, ReviewRecord, entries, read_entry, result_of
 from SegGuidedMMRegLib.files import WriteError
+from SegGuidedMMRegLib.reviews import Decision, ReviewRecord, entries, read_entry, result_of
 
 
 @pytest.fixture

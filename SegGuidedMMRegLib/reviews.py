@@ -141,6 +141,11 @@ class ReviewRecord:
         found = [d for d in self._of_pair.get(pair, ()) if d.result == result]
         return found[-1] if found and found[-1].verdict else None
 
+    def of_result(self, result: str) -> Decision | None:
+        """The last decision about this result, of whichever pair; None without one."""
+        found = [d for decisions in self._of_pair.values() for d in decisions if d.result == result]
+        return found[-1] if result and found and found[-1].verdict else None
+
     def outdated(self, pair: str, result: str) -> Decision | None:
         """The last decision about another result of the pair, where there is none about this one."""
         found = [d for d in self._of_pair.get(pair, ()) if d.result != result and d.verdict]
