@@ -79,13 +79,12 @@ class StudyPanel(Panel):
         self.onChanged()
 
     def opened(self) -> None:
-        if not self._ui.importButton.collapsed:
-            self.form.scene.look()
+        self.form.onFolded(self._ui.importButton.collapsed)
 
     def cleanup(self) -> None:
         self.cases.stop()
         self._thumbnails.stop()
-        self.form.finished()
+        self.form.cleanup()
 
     # -- what the user does -----------------------------------------------------------------------------
     def onChanged(self) -> None:
@@ -160,7 +159,7 @@ class StudyPanel(Panel):
             self._show_problems(problems)
             if end.is_done and end.result is not None:
                 if arguments[0] in ("new", "add"):
-                    self.form.scene.untick()
+                    self.form.untick()
                 self.open(folder or self.workplace.folder)
                 return
             self.failed(_("Cancelled.") if end.cancelled else end.message)

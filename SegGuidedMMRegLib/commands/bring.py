@@ -36,9 +36,9 @@ class Files:
     """Label maps of the other modality: for evaluation only, training never sees them."""
     target_landmarks: tuple[Path, ...] = ()
     """Landmarks of the other modality."""
-    list_file: Annotated[Path | None, tyro.conf.arg(name="list")] = None
+    lists: Annotated[tuple[Path, ...], tyro.conf.arg(name="list")] = ()
     """CSV or YAML instead of folders: a row an image, columns image and modality, and as wanted case,
-    subject, role, mirrored, label, label_use, landmarks, spacing, original."""
+    subject, role, mirrored, label, label_use, landmarks, spacing, original, series (of a DICOM folder)."""
     table: Path | None = None
     """CSV that says more of the images in the folders: a column file, and as wanted subject, role, mirrored,
     label_use, spacing."""
@@ -55,9 +55,9 @@ class Files:
 
         found: list[Candidate] = []
         aside: Aside = []
-        if self.list_file is not None:
-            words = {"source": source, "target": target, source: source, target: target}
-            found += from_list(self.list_file, words).candidates
+        words = {"source": source, "target": target, source: source, target: target}
+        for path in self.lists:
+            found += from_list(path, words).candidates
         for which, modality in (("source", source), ("target", target)):
             images, labels, landmarks = self.sources(which)  # type: ignore[arg-type]
             if images:

@@ -49,6 +49,22 @@ def dicom_in(folder: Path) -> list[Source]:
     return _numbered(found)
 
 
+def series_in(folder: Path, uid: str) -> list[Source]:
+    """The images of the series `uid` in a folder: one, or one a file where these do not say where they lie.
+
+    Raises:
+        ImageError: if the folder holds no such series, or a file is damaged.
+    """
+    from SegGuidedMMRegLib.image_files import dicom_series
+
+    for names in dicom_series(folder):
+        if _says(Path(names[0]), _SERIES_UID) == uid:
+            if len(names) > 1 and not _says(Path(names[0]), _POSITION):
+                return [Source(Path(name), patient=patient_of(Path(name))) for name in names]
+            return [Source(folder, uid, patient=patient_of(Path(names[0])))]
+    raise ImageError(f"{folder}: holds no DICOM series {uid}. Look whether its files were moved.")
+
+
 def others_in(folder: Path) -> list[Path]:
     """The files in a folder, and in folders in it at any depth, that are no DICOM; hidden ones left out."""
     found = []

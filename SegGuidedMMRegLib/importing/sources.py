@@ -17,7 +17,7 @@ from typing import Any
 from SegGuidedMMRegLib.cases import LabelUse, Role
 from SegGuidedMMRegLib.dicom_bytes import is_dicom
 from SegGuidedMMRegLib.image_bytes import ImageError
-from SegGuidedMMRegLib.importing.dicom import Source, dicom_in, holds_slices, others_in, patient_of
+from SegGuidedMMRegLib.importing.dicom import Source, dicom_in, holds_slices, others_in, patient_of, series_in
 from SegGuidedMMRegLib.importing.rows import file_of, read_rows, spacing_of, text_of, truth_of
 from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, StudyError, check_keys, is_reserved
 
@@ -47,7 +47,10 @@ _IMAGE_ENDING = re.compile(r"_0000$")
 _LABEL_ENDING = re.compile(r"[-_. ](seg|segm|segmentation|labels?|labelmap|mask|gt)$", re.IGNORECASE)
 _POINT_ENDING = re.compile(r"[-_. ](landmarks?|points|fiducials|f)$", re.IGNORECASE)
 _NAMED = 4
-_COLUMNS = ("case", "subject", "role", "mirrored", "label", "label_use", "landmarks", "spacing", "original")
+_COLUMNS = (
+    *("case", "subject", "role", "mirrored", "label", "label_use", "landmarks", "spacing", "original"),
+    "series",
+)
 
 
 @dataclass(frozen=True)
@@ -228,8 +231,8 @@ def from_list(path: Path, modalities: Mapping[str, str]) -> Found:
 
     Columns: `image` and `modality`, and as wanted `case`, `subject`, `role` (train, validation, test),
     `mirrored` (yes, no), `label`, `label_use` (training, evaluation), `landmarks`, `spacing` (mm, one number
-    or one an axis with spaces between), `original` (where it came from, for the record). Paths are relative
-    to the list.
+    or one an axis with spaces between), `original` (where it came from, for the record), `series` (UID of the
+    DICOM series that is meant, where the image is a folder of several). Paths are relative to the list.
 
     Args:
         path: the list.
@@ -249,17 +252,22 @@ def from_list(path: Path, modalities: Mapping[str, str]) -> Found:
         if image is None:
             raise StudyError(f"{where}: image is empty.")
         name = text_of(row, "case") or _IMAGE_ENDING.sub("", plain_name(image))
-        candidates.append(
-            Candidate(
-                image,
-                modalities[word],
-                clean_name(name),
-                file_of(row, "label", path.parent, where),
-                file_of(row, "landmarks", path.parent, where),
-                original=text_of(row, "original"),
-                **_said(row, where),
+        series = text_of(row, "series")
+        sources = series_in(image, series) if series else [Source(image)]
+        for number, source in enumerate(sources, 1):
+            candidates.append(
+                Candidate(
+                    source.path,
+                    modalities[word],
+                    clean_name(name if len(sources) == 1 else f"{name} {number}"),
+                    file_of(row, "label", path.parent, where),
+                    file_of(row, "landmarks", path.parent, where),
+                    original=text_of(row, "original"),
+                    series=source.series,
+                    patient=source.patient,
+                    **_said(row, where),
+                )
             )
-        )
     if not candidates:
         raise StudyError(f"{path}: the list holds no row.")
     return Found(tuple(candidates))

@@ -115,7 +115,7 @@ def _study(options: argparse.Namespace, folder: Path, reporter: Reporter) -> Stu
             path,
             source=what.source,
             target=what.target,
-            files=Files(list_file=folder / "input" / "list.csv"),
+            files=Files(lists=(folder / "input" / "list.csv",)),
             structures=what.structures,
             settings=Settings(preset=options.preset, set=wanted),
         ).run(reporter)

@@ -1,0 +1,93 @@
+"""Slicer's DICOM database: its series of images, and where their files lie, asked for a little at a time."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from SegGuidedMMRegGui.Steps import Progress, Steps
+
+_NO_IMAGES = {"DOC", "KO", "PLAN", "PR", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "SEG", "SR"}
+"""Values of the element Modality that stand for other things than images."""
+_COLUMNS = ("image", "modality", "case", "series")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series of the database, by its SeriesInstanceUID, with what the database says of it."""
+
+    uid: str
+    patient: str
+    description: str
+    kind: str
+    study: str
+    date: str
+
+    @property
+    def name(self) -> str:
+        """What its case may be called, as of folders of DICOM files."""
+        return " ".join(filter(None, (self.patient, self.description))) or self.kind or _("series")
+
+
+def database() -> Any:
+    """The database, or None where none is open."""
+    found = getattr(slicer, "dicomDatabase", None)
+    return found if found is not None and found.isOpen else None
+
+
+def listing(source: Any) -> Steps[list[Series]]:
+    """All series of images, patient by patient."""
+    found: list[Series] = []
+    patients = source.patients()
+    for number, patient in enumerate(patients):
+        identity = source.fieldForPatient("PatientID", patient)
+        for study in source.studiesForPatient(patient):
+            what = source.fieldForStudy("StudyDescription", study)
+            date = source.fieldForStudy("StudyDate", study)
+            for uid in source.seriesForStudy(study):
+                kind = source.fieldForSeries("Modality", uid)
+                description = source.fieldForSeries("SeriesDescription", uid)
+                if kind not in _NO_IMAGES:
+                    found.append(Series(uid, identity, description, kind, what, date))
+                yield Progress(_("patients"), number, len(patients))
+    return found
+
+
+def listing_files(source: Any, chosen: Sequence[tuple[Series, str]], path: Path) -> Steps[Path]:
+    """Write the list of these series and their modalities for `segmmreg new --list`.
+
+    Raises:
+        ValueError: naming a series whose files are gone, or do not lie together.
+    """
+    names = _numbered(series.name for series, _modality in chosen)
+    rows = []
+    for number, ((series, modality), name) in enumerate(zip(chosen, names, strict=True)):
+        folders = {Path(file).parent for file in source.filesForSeries(series.uid)}
+        if len(folders) != 1 or not next(iter(folders)).is_dir():
+            raise ValueError(
+                _(
+                    "The files of the series {name} are gone, or lie in several folders. Load it with "
+                    "Slicer's module DICOM, and tick the volume instead."
+                ).format(name=series.name)
+            )
+        rows.append((str(folders.pop()), modality, name, series.uid))
+        yield Progress(series.name, number, len(chosen))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([_COLUMNS, *rows])
+    return path
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    """The same, with a number where a name comes again."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        count = seen[name.casefold()] = seen.get(name.casefold(), 0) + 1
+        found.append(name if count == 1 else f"{name} {count}")
+    return found
