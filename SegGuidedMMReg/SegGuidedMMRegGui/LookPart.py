@@ -18,6 +18,7 @@ from SegGuidedMMRegGui.JobRunner import Job
 from SegGuidedMMRegGui.NodeTags import PREFIX, BridgeError
 from SegGuidedMMRegGui.ReviewViews import Brightness, ReviewViews, Shown
 from SegGuidedMMRegGui.SceneBridge import PairNodes
+from SegGuidedMMRegGui.Steps import in_turns
 from SegGuidedMMRegGui.Widgets import connect
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import read_image
@@ -240,12 +241,23 @@ class LookPart:
         self._job = job
 
     def _show_change(self, pair: PairNodes, image: Image) -> None:
-        bridge = self._workplace.bridge
-        self._reading = None
+        bridge, reading = self._workplace.bridge, self._reading
         shutil.rmtree(self._place, ignore_errors=True)
-        if bridge is None or pair is not self._workplace.pair or not self.views.is_shown:
+        if bridge is None:
             return
-        node = bridge.show_volume_change_map(image, pair)
+
+        def go_on(step: Callable[[], None]) -> None:
+            if reading is not self._reading:
+                return
+            if pair is self._workplace.pair and self.views.is_shown and bridge is self._workplace.bridge:
+                step()
+            else:
+                self._reading = None
+
+        in_turns(bridge.showing_volume_change_map(image, pair), go_on, self._show_map)
+
+    def _show_map(self, node: Any) -> None:
+        self._reading = None
         self._ui.foldsLabel.text = _("{count} voxels fold.").format(count=node.GetAttribute(f"{PREFIX}Folds"))
         self._legend.show(node)
         self.views.show_change(node, self._ui.changeSlider.value / 100)

@@ -291,8 +291,7 @@ class ManyPairs:
             nodes = yield from bridge.showing_pair(pair, subject=row.name, fixed=fixed, moving=moving)
             shown = {}
             for name in labels:
-                shown[name] = bridge.show_prediction(labels[name], name, case=sides[name])
-                yield
+                shown[name] = yield from bridge.showing_prediction(labels[name], name, case=sides[name])
             return replace(nodes, moving_labels=shown.get("moving"), fixed_labels=shown.get("fixed"))
 
         def go_on(step: Callable[[], None]) -> None:

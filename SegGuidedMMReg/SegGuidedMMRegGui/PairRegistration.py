@@ -288,8 +288,9 @@ class PairRegistration:
         found = {name: request.segmentations.get(name) for name in request.images}
         for name, labels in (predictions or {}).items():
             case = request.images[name].get("case")
-            found[name] = self._bridge.show_prediction(labels, name, case=case, subject=request.subject)
-            yield
+            found[name] = yield from self._bridge.showing_prediction(
+                labels, name, case=case, subject=request.subject
+            )
         shutil.rmtree(request.inputs, ignore_errors=True)
         return replace(nodes, moving_labels=found["moving"], fixed_labels=found["fixed"])
 

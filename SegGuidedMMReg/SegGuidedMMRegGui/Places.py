@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 import slicer
 import vtk
 from numpy.typing import ArrayLike
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
 from SegGuidedMMRegGui.NodeTags import BridgeError
-from SegGuidedMMRegGui.Steps import Steps
+from SegGuidedMMRegGui.Steps import Progress, Steps, slabs
 from SegGuidedMMRegLib.space import LARGEST_GRID, LPS_TO_RAS, FloatArray, Grid, apply_affine
 
 _FLIP = np.array([-1.0, -1.0, 1.0])
@@ -154,3 +155,36 @@ def finding_grid_around(grid: Grid, way: Way, name: str) -> Steps[Grid]:
         )
     corner = tuple(float(c) for c in grid.voxels_to_points(low))
     return Grid(size, grid.spacing, corner, grid.direction)  # type: ignore[arg-type]
+
+
+def _deaf(_part: memoryview) -> None:
+    """Nobody wants to see what is copied."""
+
+
+def filling(
+    values: np.ndarray,
+    kind: np.dtype[Any] | type,
+    what: str,
+    *,
+    components: int = 1,
+    hear: Callable[[memoryview], None] = _deaf,
+) -> Steps[Any]:
+    """Numbers as a VTK array, copied in short steps.
+
+    Args:
+        values: flat.
+        kind: of the array.
+        what: told of the progress.
+        components: of a tuple of the array.
+        hear: gets each part of what was copied.
+    """
+    found = vtk.vtkDataArray.CreateDataArray(get_vtk_array_type(np.dtype(kind)))
+    found.UnRegister(None)
+    found.SetNumberOfComponents(components)
+    found.SetNumberOfTuples(values.size // components)
+    copy = vtk_to_numpy(found).reshape(-1)
+    for part in slabs(copy):
+        copy[part] = values[part]
+        hear(copy[part].data)
+        yield Progress(what, part.stop, values.size)
+    return found

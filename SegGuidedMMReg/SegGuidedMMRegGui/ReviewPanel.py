@@ -22,6 +22,7 @@ from SegGuidedMMRegGui.ReviewList import FILTERS, ReviewList, words
 from SegGuidedMMRegGui.ReviewTable import rows, sentences
 from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.Steps import Steps
+from SegGuidedMMRegGui.VolumeNodes import range_of
 from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Case
@@ -31,7 +32,9 @@ from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.study import Study
 
 _REVIEWER = "SegGuidedMMReg/Reviewer"
-_Read = tuple[PairResult, dict[str, tuple[Case, Image]]]
+_Images = dict[str, tuple[Case, Image, tuple[float, float]]]
+"""By side, with the range of most values."""
+_Read = tuple[PairResult, _Images]
 
 
 class ReviewPanel(Panel):
@@ -151,17 +154,16 @@ class ReviewPanel(Panel):
         except (BridgeError, ValueError) as error:
             self._failed(str(error))
 
-    def _parts(self, folder: Path, pair: PairResult, images: dict[str, tuple[Case, Image]]) -> Steps[None]:
+    def _parts(self, folder: Path, pair: PairResult, images: _Images) -> Steps[None]:
         bridge, name = self.workplace.bridge, pair_folder(folder).name
-        nodes = {side: bridge.volume_of(case) for side, (case, _image) in images.items()}
+        nodes = {side: bridge.volume_of(case) for side, (case, *_) in images.items()}
         made = {key for keys in self._ours.values() for key in keys}
-        ours = [case.key for side, (case, _) in images.items() if nodes[side] is None or case.key in made]
+        ours = [case.key for side, (case, *_) in images.items() if nodes[side] is None or case.key in made]
         former = {other: keys for other, keys in self._ours.items() if other != name}
         self._ours[name] = ours
-        for side, (case, image) in images.items():
+        for side, (case, image, shown) in images.items():
             if nodes[side] is None:
-                nodes[side] = bridge.show_case(case, image)
-                yield
+                nodes[side] = yield from bridge.showing_case(case, image, shown)
         if not images:
             nodes = self._volumes_of_now(name)
         shown = yield from bridge.showing_pair(
@@ -374,7 +376,8 @@ def _read(study: Study, folder: Path) -> _Read:
         modality, name = pair.report.get(f"{side}_modality"), pair.report.get(side)
         found = [case for case in study.cases if (case.modality, case.name) == (modality, name)]
         if found and study.file_name(found[0]) == stem:
-            images[side] = (found[0], study.read_image(found[0]))
+            image = study.read_image(found[0])
+            images[side] = (found[0], image, range_of(image.array))
     return pair, images if len(images) == 2 else {}
 
 

@@ -8,19 +8,19 @@ concern it. Main thread only. It imports floors 0 to 2 of the library: neither t
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import slicer
 
 from SegGuidedMMRegGui import NodeTags, PointNodes, SegmentationNodes, TransformNodes, VolumeNodes
-from SegGuidedMMRegGui.NodeTags import PREFIX, BridgeError, Tag
+from SegGuidedMMRegGui.NodeTags import BridgeError, Tag
 from SegGuidedMMRegGui.PairFiles import PairResult
+from SegGuidedMMRegGui.PairShowing import About, PairNodes, showing_pair
 from SegGuidedMMRegGui.SegmentationNodes import SegmentsRead
 from SegGuidedMMRegGui.Steps import Steps, at_once
 from SegGuidedMMRegGui.VolumeNodes import WorldImage
@@ -30,34 +30,6 @@ from SegGuidedMMRegLib.points import write_points
 from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Study
-
-
-@dataclass(frozen=True)
-class PairNodes:
-    """The nodes of a registered pair; None for what is not there.
-
-    Attributes:
-        forward: from fixed to moving points; warps the moving image.
-        inverse: from moving to fixed points.
-        shown: the moving image, warped (a volume under `forward`).
-        contours: the moving structures, warped, over the fixed image.
-        status: ok or failed.
-        reasons: why it failed.
-        folder: where its files lie.
-        report: `report.json` (docs/formats.md).
-        moving_labels, fixed_labels: segmentations by which it was registered: the user's, or predicted ones.
-    """
-
-    forward: Any
-    inverse: Any
-    shown: Any
-    contours: Any
-    status: str
-    reasons: tuple[str, ...]
-    folder: Path
-    report: Mapping[str, Any] = field(default_factory=dict)
-    moving_labels: Any = None
-    fixed_labels: Any = None
 
 
 class SceneBridge:
@@ -125,19 +97,24 @@ class SceneBridge:
             BridgeError: if there is none yet.
         """
         labels = self._read_labels(case, predicted) if labels is None else labels
-        name = f"{_title(case)} {'prediction' if predicted else 'labels'}"
-        return SegmentationNodes.show_labels(
+        return at_once(self.showing_labels(case, labels, predicted=predicted))
+
+    def showing_labels(self, case: Case, labels: Image, *, predicted: bool = False) -> Steps[Any]:
+        """`show_labels` of labels that are read already, in short steps."""
+        return SegmentationNodes.showing_labels(
             self.scene,
             labels,
             self.study.structures,
             self._tag("prediction" if predicted else "labels", case),
-            name,
+            f"{_title(case)} {'prediction' if predicted else 'labels'}",
             terms=self._terms_in(labels),
             volume=self.volume_of(case),
         )
 
-    def show_prediction(self, labels: Image, side: str, *, case: str | None = None, subject: str = "") -> Any:
-        """A predicted segmentation that was read already: of a case, or of a volume of the scene.
+    def showing_prediction(
+        self, labels: Image, side: str, *, case: str | None = None, subject: str = ""
+    ) -> Steps[Any]:
+        """A predicted segmentation that was read already, in short steps: of a case, or of another volume.
 
         Args:
             labels: in the world.
@@ -153,7 +130,7 @@ class SceneBridge:
             name = dict(zip(("moving", "fixed"), subject.split("--"), strict=False))[side]
         name = f"{name} prediction"
         structures = self.study.structures
-        return SegmentationNodes.show_labels(self.scene, labels, structures, tag, name, volume=volume)
+        return SegmentationNodes.showing_labels(self.scene, labels, structures, tag, name, volume=volume)
 
     def _read_labels(self, case: Case, predicted: bool) -> Image:
         path = self.study.prediction_path(case) if predicted else self.label_path(case)
@@ -294,44 +271,8 @@ class SceneBridge:
     ) -> Steps[PairNodes]:
         """`show_pair` in short steps, between which the window lives."""
         subject = pair.folder.name if subject is None else subject
-        title = subject.replace("--", " to ")
-        found: dict[str, Any] = dict.fromkeys(("forward", "inverse", "shown", "contours"))
-        for kind, transform, ends in (
-            ("forward", pair.forward, (fixed, moving)),
-            ("inverse", pair.inverse, (moving, fixed)),
-        ):
-            if transform is not None:
-                found[kind] = self._show_transform(pair, kind, subject, ends)
-                yield
-        if found["forward"] is not None and _is_in(self.scene, moving):
-            world = VolumeNodes.read_volume(moving) if world is None else world
-            tag = self._pair_tag("shown", subject)
-            found["shown"] = TransformNodes.show_through(
-                self.scene, moving, tag, f"{title} warped", world=world, transform=found["forward"]
-            )
-            yield
-        if pair.labels is not None:
-            found["contours"] = self._show_contours(pair.labels, subject, f"{title} contours")
-            yield
-        self._forget_others(subject, found)
-        return PairNodes(
-            **found, status=pair.status, reasons=pair.reasons, folder=pair.folder, report=pair.report
-        )
-
-    def _show_transform(self, pair: PairResult, kind: str, subject: str, ends: tuple[Any, Any]) -> Any:
-        """`kind` is forward or inverse; `ends` the volumes that it leads from and to."""
-        fixed, moving = (end if _is_in(self.scene, end) else None for end in ends)
-        node = TransformNodes.show_transform(
-            self.scene,
-            getattr(pair, kind),
-            self._pair_tag(kind, subject),
-            f"{subject.replace('--', ' to ')} {kind}",
-            vectors=pair.vectors_ras_mm[kind],
-            fixed=fixed,
-            moving=moving,
-        )
-        _describe(node, pair)
-        return node
+        about = About(self.study_key, subject, self.study.structures)
+        return showing_pair(self.scene, pair, about, fixed=fixed, moving=moving, world=world)
 
     def show_volume_change(self, pair: PairResult, subject: str | None = None) -> Any:
         """The map of the Jacobian determinant of a pair, folds marked, on the grid of its field."""
@@ -342,26 +283,14 @@ class SceneBridge:
         tag = self._pair_tag("jacobian", subject)
         return TransformNodes.show_volume_change(self.scene, pair.forward.field, tag, name)
 
-    def show_volume_change_map(self, image: Image, pair: PairNodes) -> Any:
-        """The same for a map that was made already (`segmmreg jacobian`)."""
+    def showing_volume_change_map(self, image: Image, pair: PairNodes) -> Steps[Any]:
+        """The same for a map that was made already (`segmmreg jacobian`), in short steps."""
         found = NodeTags.tag_of(pair.forward)
         subject = pair.folder.name if found is None else found.subject
         name = f"{subject.replace('--', ' to ')} change of volume"
-        return TransformNodes.show_volume_change_map(
+        return TransformNodes.showing_volume_change_map(
             self.scene, image, self._pair_tag("jacobian", subject), name
         )
-
-    def _show_contours(self, labels: Image, subject: str, name: str) -> Any:
-        tag = self._pair_tag("contours", subject)
-        node = SegmentationNodes.show_labels(self.scene, labels, self.study.structures, tag, name)
-        SegmentationNodes.as_outlines(node)
-        return node
-
-    def _forget_others(self, subject: str, nodes: Mapping[str, Any]) -> None:
-        """Remove nodes of an earlier result of the pair that this one does not have."""
-        for kind, node in nodes.items():
-            if node is None:
-                NodeTags.remove_nodes(self.scene, self.nodes(subject, kind))
 
     # -- manners ----------------------------------------------------------------------------------------
     def nodes(self, subject: str | None = None, kind: str | None = None) -> list[Any]:
@@ -403,13 +332,3 @@ def _labelled(case: Case, path: Path) -> Case:
         return case
     relative = "/".join(path.parts[-3:])
     return replace(case, label=relative, label_use="evaluation")
-
-
-def _is_in(scene: Any, node: Any | None) -> bool:
-    return node is not None and bool(scene.IsNodePresent(node))
-
-
-def _describe(node: Any, pair: PairResult) -> None:
-    node.SetAttribute(NodeTags.STATUS, pair.status)
-    node.SetAttribute(NodeTags.REPORT, json.dumps(pair.report))
-    node.SetAttribute(f"{PREFIX}Folder", str(pair.folder))

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
 
 from SegGuidedMMRegGui.MergedSegments import Mask, merging
 from SegGuidedMMRegGui.NodeTags import BridgeError, Tag, node_for, tag_of
-from SegGuidedMMRegGui.Places import Way, from_vtk, grid_of_matrix, to_vtk, voxel_to_ras
-from SegGuidedMMRegGui.Steps import Steps, at_once
+from SegGuidedMMRegGui.Places import Way, filling, from_vtk, grid_of_matrix, to_vtk, voxel_to_ras
+from SegGuidedMMRegGui.Steps import Steps, at_once, slabs
 from SegGuidedMMRegGui.Unchanged import Unchanged, place_stamp
 from SegGuidedMMRegLib.cases import Structure, check_values
 from SegGuidedMMRegLib.images import LabelMap, Segment
@@ -73,7 +72,24 @@ def show_labels(
     terms: Mapping[str, str] | None = None,
     volume: Any | None = None,
 ) -> Any:
-    """Labels as a segmentation node: the one with this tag, filled anew, or a new one.
+    """`showing_labels` at one go."""
+    steps = showing_labels(scene, labels, structures, tag, name, terms=terms, volume=volume)
+    return at_once(steps)
+
+
+def showing_labels(
+    scene: Any,
+    labels: Image,
+    structures: Sequence[Structure],
+    tag: Tag,
+    name: str,
+    *,
+    terms: Mapping[str, str] | None = None,
+    volume: Any | None = None,
+) -> Steps[Any]:
+    """Labels as a segmentation node: the one with this tag, filled anew, or a new one, in short steps.
+
+    The scene hears of it in the last one: what is given up before leaves it as it was.
 
     Args:
         scene: where.
@@ -86,15 +102,23 @@ def show_labels(
     Raises:
         StudyError: if the labels hold a value that is no structure.
     """
-    check_values(labels.array, structures, name)
+    values, highest = np.ascontiguousarray(labels.array).reshape(-1), 0
+    for part in slabs(values):
+        check_values(values[part], structures, name)
+        highest = max(highest, int(values[part].max()))
+        yield None
+    scalars = yield from filling(values, np.uint8 if highest < 256 else np.uint16, name)
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(*labels.grid.size)
+    image.GetPointData().SetScalars(scalars)
+    image.SetImageToWorldMatrix(to_vtk(voxel_to_ras(labels.grid)))
     node = node_for(scene, SEGMENTATION, tag, name)
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
-    image = _oriented_image(labels)
     segmentation = node.GetSegmentation()
-    segmentation.RemoveAllSegments()
+    _empty(segmentation)
     segmentation.SetSourceRepresentationName(_LABELS)
-    if volume is None:
+    if volume is None or not scene.IsNodePresent(volume):
         geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(image)
         segmentation.SetConversionParameter(_GEOMETRY, geometry)
     else:
@@ -124,13 +148,11 @@ def as_outlines(node: Any) -> None:
     display.SetSliceIntersectionThickness(2)
 
 
-def _oriented_image(labels: Image) -> Any:
-    image = slicer.vtkOrientedImageData()
-    image.SetDimensions(*labels.grid.size)
-    values = labels.array.astype(np.uint8 if labels.array.max(initial=0) < 256 else np.uint16)
-    image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
-    image.SetImageToWorldMatrix(to_vtk(voxel_to_ras(labels.grid)))
-    return image
+def _empty(segmentation: Any) -> None:
+    """Remove all segments; of a label map that they share Slicer would erase each one's voxels first."""
+    for number in range(segmentation.GetNumberOfSegments()):
+        segmentation.GetNthSegment(number).RemoveAllRepresentations()
+    segmentation.RemoveAllSegments()
 
 
 # -- out of the scene -------------------------------------------------------------------------------------

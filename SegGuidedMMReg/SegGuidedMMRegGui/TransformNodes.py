@@ -13,12 +13,13 @@ import numpy as np
 import slicer
 import vtk
 from numpy.typing import ArrayLike, NDArray
-from vtk.util.numpy_support import numpy_to_vtk
 
+from SegGuidedMMRegGui import VolumeNodes
 from SegGuidedMMRegGui.NodeTags import PREFIX, BridgeError, Tag, node_for, nodes_of
 from SegGuidedMMRegGui.PairFiles import vectors_ras_mm
-from SegGuidedMMRegGui.Places import to_vtk, voxel_to_ras
-from SegGuidedMMRegGui.VolumeNodes import VOLUME, WorldImage, show_image
+from SegGuidedMMRegGui.Places import filling, to_vtk, voxel_to_ras
+from SegGuidedMMRegGui.Steps import Steps, at_once, slabs
+from SegGuidedMMRegGui.VolumeNodes import VOLUME, WorldImage
 from SegGuidedMMRegLib.displacement import DisplacementField, SpatialTransform
 from SegGuidedMMRegLib.folds import corner_jacobians_minimum
 from SegGuidedMMRegLib.sampling import Image, thickened
@@ -48,7 +49,22 @@ def show_transform(
     fixed: Any = None,
     moving: Any = None,
 ) -> Any:
-    """A transform as a node that remembers its volumes: the one with this tag, or a new one.
+    """`showing_transform` at one go."""
+    steps = showing_transform(scene, transform, tag, name, vectors=vectors, fixed=fixed, moving=moving)
+    return at_once(steps)
+
+
+def showing_transform(
+    scene: Any,
+    transform: SpatialTransform,
+    tag: Tag,
+    name: str,
+    *,
+    vectors: NDArray[np.float32] | None = None,
+    fixed: Any = None,
+    moving: Any = None,
+) -> Steps[Any]:
+    """A transform as a node that remembers its volumes: the one with this tag, or a new one, in short steps.
 
     Args:
         scene: where.
@@ -58,17 +74,19 @@ def show_transform(
         fixed, moving: volume nodes, kept in Slicer's own references for them; None if not in the scene.
     """
     vectors = vectors_ras_mm(transform.field) if vectors is None else vectors
+    bending = yield from _grid_transform(transform.field.grid, vectors, name)
     node = node_for(scene, TRANSFORM, tag, name)
     general = vtk.vtkGeneralTransform()
     general.PostMultiply()
-    general.Concatenate(_grid_transform(transform.field.grid, vectors))
+    general.Concatenate(bending)
     general.Concatenate(_affine(transform.affine_lps))
     node.SetAndObserveTransformFromParent(general)
     for role, volume in (
         (node.GetFixedNodeReferenceRole(), fixed),
         (node.GetMovingNodeReferenceRole(), moving),
     ):
-        node.SetNodeReferenceID(role, None if volume is None else volume.GetID())
+        is_there = volume is not None and scene.IsNodePresent(volume)
+        node.SetNodeReferenceID(role, volume.GetID() if is_there else None)
     return node
 
 
@@ -97,7 +115,7 @@ def _affine(matrix_lps: ArrayLike) -> Any:
     return affine
 
 
-def _grid_transform(grid: Grid, vectors: NDArray[np.float32]) -> Any:
+def _grid_transform(grid: Grid, vectors: NDArray[np.float32], name: str) -> Steps[Any]:
     """A field as Slicer's grid transform; three equal slices in 2D, as in files."""
     if grid.dimension == 2:
         grid, vectors = thickened(grid, 3), np.tile(vectors, (3, 1))
@@ -106,7 +124,8 @@ def _grid_transform(grid: Grid, vectors: NDArray[np.float32]) -> Any:
     image.SetDimensions(*grid.size)
     image.SetSpacing(*grid.spacing)
     image.SetOrigin(*to_ras[:3, 3])
-    image.GetPointData().SetScalars(numpy_to_vtk(vectors, deep=True))
+    values = vectors.reshape(-1)
+    image.GetPointData().SetScalars((yield from filling(values, np.float32, name, components=3)))
     direction = np.eye(4)
     direction[:3, :3] = to_ras[:3, :3] / np.asarray(grid.spacing)
     found = slicer.vtkOrientedGridTransform()
@@ -119,33 +138,43 @@ def _grid_transform(grid: Grid, vectors: NDArray[np.float32]) -> Any:
 # -- what is shown ----------------------------------------------------------------------------------------
 
 
-def show_through(scene: Any, moving: Any, tag: Tag, name: str, *, world: WorldImage, transform: Any) -> Any:
-    """The moving image, warped: a volume node under `transform` that shares the voxels of the user's node.
+def showing_through(
+    scene: Any, moving: Any, tag: Tag, name: str, *, world: WorldImage | None, transform: Any
+) -> Steps[Any]:
+    """The moving image, warped: a volume node under `transform`, in short steps.
+
+    It shares the voxels of the user's node, unless `world` has others.
 
     Args:
         scene: where.
         moving: the user's volume node.
         tag, name: of the new node.
-        world: the same as `read_volume` found it; its voxels are used where they are not the node's own.
+        world: what is to be shown instead of `moving` as it is now.
         transform: the node of the forward transform.
+
+    Raises:
+        BridgeError: if `moving` is removed or changed while it is read.
     """
-    if world.resampled:
-        node = show_image(scene, world.image, tag, name)
+    placed = VolumeNodes.placed_grid(moving) if world is None else None
+    if placed is None:
+        image = (yield from VolumeNodes.reading_volume(moving)).image if world is None else world.image
+        shown = VolumeNodes.range_of(image.array)
+        node = yield from VolumeNodes.showing_image(scene, image, tag, name, shown)
     else:
         node = node_for(scene, VOLUME, tag, name)
         if node.GetDisplayNode() is None:
             node.CreateDefaultDisplayNodes()
             node.GetDisplayNode().SetAutoWindowLevel(False)  # which would look at all voxels, for nothing
         node.SetAndObserveImageData(moving.GetImageData())
-        node.SetIJKToRASMatrix(to_vtk(_placed(moving, world)))
+        node.SetIJKToRASMatrix(to_vtk(_placed(moving, placed)))
     _same_brightness(moving, node)
     node.SetAndObserveTransformNodeID(transform.GetID())
     return node
 
 
-def _placed(moving: Any, world: WorldImage) -> np.ndarray:
+def _placed(moving: Any, grid: Grid) -> np.ndarray:
     """Voxel to RAS of the shared voxels, whose extent may not begin at 0."""
-    matrix = voxel_to_ras(world.image.grid)
+    matrix = voxel_to_ras(grid)
     start = np.asarray(moving.GetImageData().GetExtent()[::2])
     matrix[:3, 3] -= matrix[:3, :3] @ start
     return matrix
@@ -154,7 +183,7 @@ def _placed(moving: Any, world: WorldImage) -> np.ndarray:
 def _same_brightness(moving: Any, node: Any) -> None:
     theirs, ours = moving.GetDisplayNode(), node.GetDisplayNode()
     if theirs is None or not hasattr(theirs, "GetWindow"):
-        ours.SetAutoWindowLevel(True)
+        ours.SetWindowLevelMinMax(*VolumeNodes.range_of(slicer.util.arrayFromVolume(node)))
         return
     ours.SetAutoWindowLevel(False)
     ours.SetWindowLevel(theirs.GetWindow(), theirs.GetLevel())
@@ -213,8 +242,17 @@ def show_volume_change(scene: Any, field: DisplacementField, tag: Tag, name: str
 
 
 def show_volume_change_map(scene: Any, image: Image, tag: Tag, name: str) -> Any:
-    """The same of determinants that are known already (`segmmreg jacobian`)."""
-    node = show_image(scene, image, tag, name)
+    """`showing_volume_change_map` at one go."""
+    return at_once(showing_volume_change_map(scene, image, tag, name))
+
+
+def showing_volume_change_map(scene: Any, image: Image, tag: Tag, name: str) -> Steps[Any]:
+    """The same of determinants that are known already (`segmmreg jacobian`), in short steps."""
+    values, folds = np.ascontiguousarray(image.array).reshape(-1), 0
+    for part in slabs(values):
+        folds += int((values[part] <= 0).sum())
+        yield None
+    node = yield from VolumeNodes.showing_image(scene, image, tag, name, (0.0, 2.0))
     colours = _colours(scene, Tag("jacobian_colours", tag.study, tag.subject))
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(colours.GetID())
@@ -222,7 +260,7 @@ def show_volume_change_map(scene: Any, image: Image, tag: Tag, name: str) -> Any
     window = (_COLOURS - 1) * _STEP
     display.SetWindowLevel(window, window / 2 - _FOLDED * _STEP)
     display.SetInterpolate(False)
-    node.SetAttribute(f"{PREFIX}Folds", str(int((slicer.util.arrayFromVolume(node) <= 0).sum())))
+    node.SetAttribute(f"{PREFIX}Folds", str(folds))
     return node
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from SegGuidedMMRegGui.NodeTags import CONTENT, BridgeError, Tag, node_for
 from SegGuidedMMRegGui.Places import (
     Way,
+    filling,
     finding_grid_around,
     flipped,
     from_vtk,
@@ -76,16 +76,12 @@ def showing_image(
     """
     values = np.ascontiguousarray(image.array).ravel()
     kind = yield from _slicers_type(values)
+    matrix = voxel_to_ras(image.grid)
+    digest = _digest(image.grid.size[::-1], kind, matrix)
+    scalars = yield from filling(values, kind, name, hear=digest.update)
     data = vtk.vtkImageData()
     data.SetDimensions(*image.grid.size)
-    data.AllocateScalars(get_vtk_array_type(kind), 1)
-    filled = vtk_to_numpy(data.GetPointData().GetScalars())
-    matrix = voxel_to_ras(image.grid)
-    digest = _digest(image.grid.size[::-1], filled.dtype, matrix)
-    for part in slabs(values):
-        filled[part] = values[part]
-        digest.update(filled[part].data)
-        yield Progress(name, part.stop, values.size)
+    data.GetPointData().SetScalars(scalars)
     node = node_for(scene, VOLUME, tag, name)
     if shown is not None and node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
@@ -207,6 +203,16 @@ def reading_volume(node: Any) -> Steps[WorldImage]:
         what=node.GetName(),
     )
     return WorldImage(image, resampled=True)
+
+
+def placed_grid(node: Any) -> Grid | None:
+    """The grid of a volume node in the world; None where a parent transform makes new voxels necessary.
+
+    Raises:
+        BridgeError: as `read_volume`.
+    """
+    way, size = Way.between(node.GetParentTransformNode(), None), _size(node)
+    return None if way.matrix_lps is None else grid_of_matrix(size, _ras(way) @ _own_matrix(node))
 
 
 def read_own_grid(node: Any) -> Grid:

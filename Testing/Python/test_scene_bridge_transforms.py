@@ -461,5 +461,5 @@ def test_a_large_pair_is_shown_in_steps_that_let_the_window_live(scene, tmp_path
     for _ in steps:
         count, longest = count + 1, max(longest, time.thread_time() - start)
         start = time.thread_time()
-    assert count == 4
+    assert count > 4
     assert longest < 0.1

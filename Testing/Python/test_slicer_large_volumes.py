@@ -24,16 +24,18 @@ from SegGuidedMMRegGui.SegmentationNodes import show_labels
 from SegGuidedMMRegGui.StudyPanel import StudyPanel
 from SegGuidedMMRegGui.VolumeNodes import read_volume, show_image
 from SegGuidedMMRegGui.WorkerClient import WorkerClient
-from SegGuidedMMRegLib.images import read_image, read_labels
+from SegGuidedMMRegLib.displacement import DisplacementField, SpatialTransform
+from SegGuidedMMRegLib.images import read_image, read_labels, write_labels
 from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.space import Grid
+from SegGuidedMMRegLib.transform_files import write_transform
 
 LARGE = Grid((160, 160, 64), (1.2, 1.2, 2.0), (-90.0, -100.0, -60.0))
 SMALL = Grid((40, 40, 16), (4.8, 4.8, 8.0), (-90.0, -100.0, -60.0))
 
 
 class Worker:
-    """Answers a request to register with an error, once the files that it names are copied."""
+    """Copies the files that a request to register names; answers with the result in `place` or an error."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -43,13 +45,18 @@ class Worker:
             "import shutil\n"
             "for line in sys.stdin:\n"
             "    asked = json.loads(line)\n"
+            "    if asked['do'] == 'segment':\n"
+            f"        tell('result', files=[{str(self.place / 'labels.seg.nrrd')!r}], request=asked['id'])\n"
             "    if asked['do'] != 'register': continue\n"
             "    for side in ('moving', 'fixed'):\n"
             "        for what in ('file', 'labels', 'landmarks'):\n"
             "            if what in asked[side]:\n"
             f"                shutil.copy(asked[side][what], {str(self.place)!r} + '/' + side + '-' + what)\n"
             f"    json.dump(asked, open({str(self.place / 'asked.json')!r}, 'w'))\n"
-            "    tell('error', code='input', message='Asked.', request=asked['id'])\n"
+            f"    if os.path.isdir({str(self.place / 'result')!r}):\n"
+            f"        shutil.copytree({str(self.place / 'result')!r}, asked['out'])\n"
+            "        tell('result', request=asked['id'])\n"
+            "    else: tell('error', code='input', message='Asked.', request=asked['id'])\n"
         )
         return fake_job(code)
 
@@ -175,6 +182,28 @@ def test_no_turn_is_long_while_a_bent_pair_is_read_for_registering(panel, strip,
     assert read_labels(_named(tmp_path / "moving-labels", ".seg.nrrd")).grid.is_close(world.grid)
     assert "Reading m and f: m" in {text for text, _ in shown}
     assert len({value for text, value in shown if text == "Reading m and f: m"}) > 5
+
+
+def test_no_turn_is_long_while_the_result_of_a_bent_pair_is_shown(panel, tmp_path):
+    scene, structures = slicer.mrmlScene, panel.workplace.bridge.study.structures
+    moving, fixed = volume("m", LARGE, wave_parent(scene)), volume("f", LARGE, wave_parent(scene), 2)
+    world = read_volume(moving).image
+    labels = Image((np.indices(LARGE.shape)[0] > 30).astype(np.uint8) * structures[0].value, LARGE)
+    for path in (tmp_path / "labels.seg.nrrd", tmp_path / "result" / "warped_labels.seg.nrrd"):
+        write_labels(labels, structures, path)
+    for name in ("forward", "inverse"):
+        field = DisplacementField(LARGE, np.full((*LARGE.shape, 3), 2.0, np.float32))
+        write_transform(SpatialTransform(field), tmp_path / "result" / f"{name}.h5")
+    (tmp_path / "result" / "report.json").write_text('{"status": "ok", "reasons": []}')
+    choose_volumes(panel, moving, fixed)
+    panel._ui.startButton.click()
+    assert longest_turn(idle(panel)) < 0.1
+    nodes = panel.workplace.pair
+    assert (nodes.status, panel._ui.messageLabel.text.count("bends it")) == ("ok", 2)
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(nodes.shown), world.array)
+    assert nodes.shown.GetTransformNodeID() == nodes.forward.GetID()
+    assert all(node.IsA("vtkMRMLSegmentationNode") for node in (nodes.moving_labels, nodes.contours))
+    assert inputs(panel) == [nodes.folder.parent]
 
 
 def _named(path: Path, suffix: str = ".nrrd") -> Path:
