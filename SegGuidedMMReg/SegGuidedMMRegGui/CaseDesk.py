@@ -13,9 +13,10 @@ from SegGuidedMMRegGui import CaseView
 from SegGuidedMMRegGui.Background import Background
 from SegGuidedMMRegGui.Editor import Editor
 from SegGuidedMMRegGui.LabelTeller import LabelTeller
-from SegGuidedMMRegGui.NodeTags import BridgeError
-from SegGuidedMMRegGui.OpenCase import CaseFiles, OpenCase, read_files, usual_use
+from SegGuidedMMRegGui.OpenCase import CaseFiles, OpenCase, Saved, read_files, usual_use
+from SegGuidedMMRegGui.ReadingJob import ReadingJob
 from SegGuidedMMRegGui.SegmentationNodes import nothing_on
+from SegGuidedMMRegGui.Steps import Steps
 from SegGuidedMMRegGui.Widgets import connect
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.images import Image, read_labels
@@ -55,8 +56,8 @@ class CaseDesk:
         self.editor: Editor | None = None
         self.ranges: dict[str, tuple[float, float]] = {}
         self.fitting = (0.0, 1.0)
-        self._reading: Background | None = None
-        self._writing: Background | None = None
+        self._reading: Background | ReadingJob | None = None
+        self._writing: ReadingJob | None = None
         self._then: Then = _nothing
         self._once_told: list[Then] = []
         self._is_arranged = self._is_here = False
@@ -93,11 +94,15 @@ class CaseDesk:
     def _show(self, bridge: Any, case: Any, files: CaseFiles) -> None:
         if bridge is not self._workplace.bridge:  # another study was opened meanwhile
             return
-        try:
-            opened = OpenCase(bridge, case, files)
-        except (BridgeError, ValueError) as error:
-            self._say(str(error))
-            return
+        steps = OpenCase.opening(bridge, case, files)
+        self._read_in_steps(steps, lambda opened: self._take(opened, files.range))
+
+    def _read_in_steps(self, steps: Steps[Any], done: Callable[[Any], None]) -> None:
+        self._reading = job = ReadingJob(steps, done, self._say)
+        job.begin()
+
+    def _take(self, opened: OpenCase, fitting: tuple[float, float]) -> None:
+        case = opened.case
         former, self.case = self.case, opened
         if self.editor is None:
             self.editor = Editor(self._workplace.scene, "SegGuidedMMReg")
@@ -105,9 +110,9 @@ class CaseDesk:
         self.edit()
         self._put_away(former)
         opened.settled()
-        self.fitting = files.range
+        self.fitting = fitting
         if opened.is_new:
-            CaseView.show_range(opened.volume, *self.ranges.get(case.key, files.range))
+            CaseView.show_range(opened.volume, *self.ranges.get(case.key, fitting))
         if opened.was_found:
             self._say(
                 _(
@@ -168,40 +173,39 @@ class CaseDesk:
         if case is None or not case.is_changed:
             then()
             return
-        name, stamp = case.case.name, case.stamp
-        if not case.is_drawn:
-            self._say(_("Nothing is drawn for {name}, so nothing is saved.").format(name=name))
-            then()
-            return
-        try:
-            drawn = case.drawn()
-        except BridgeError as error:
-            self._say(_("{name} is not saved. {why}").format(name=name, why=error))
-            return
-
-        def written(_result: Any) -> None:
-            case.saved(stamp)
-            self._say(
-                _("{name} is saved{problems}").format(
-                    name=name, problems="; ".join(["", *drawn.problems()]) or "."
-                )
-            )
-            self._tell(case)
-            self._changed()
-            self._then()
-
-        def failed(message: str) -> None:
-            self._say(
-                _("{name} is not saved: {why} What you drew is still there; save it again.").format(
-                    name=name, why=_sentence(message)
-                )
-            )
-            self._changed()
-
         self._then = then
-        self._writing = Background(lambda: case.write(drawn), written, failed)
+        self._writing = ReadingJob(
+            case.saving(),
+            lambda saved: self._is_saved(case, saved),
+            lambda why: self._is_not_saved(case, why),
+        )
+        self._writing.begin()
         if wait:
             self._writing.wait()
+
+    def _is_saved(self, case: OpenCase, saved: Saved) -> None:
+        name = case.case.name
+        if saved.drawn is None:
+            self._changed()
+            nothing = _("Nothing is drawn for {name}, so nothing is saved.").format(name=name)
+            why = _("{name} is not saved. {why}").format(name=name, why=saved.problem)
+            self._say(why if saved.problem else nothing)
+        else:
+            case.saved(saved.stamp)
+            problems = "; ".join(["", *saved.drawn.problems()]) or "."
+            self._say(_("{name} is saved{problems}").format(name=name, problems=problems))
+            self._tell(case)
+            self._changed()
+        if not saved.problem:
+            self._then()
+
+    def _is_not_saved(self, case: OpenCase, why: str) -> None:
+        self._say(
+            _("{name} is not saved: {why} What you drew is still there; save it again.").format(
+                name=case.case.name, why=_sentence(why)
+            )
+        )
+        self._changed()
 
     def once_saved(self, then: Then) -> None:
         """Save what is drawn; `then` goes on when the study knows of it."""
@@ -269,14 +273,13 @@ class CaseDesk:
         bridge, one = case.bridge, case.case
         there = bridge.label_path(one).is_file()
 
-        def show(labels: Image) -> None:
-            self._replace(case, labels)
+        def shown() -> None:
             case.saved(case.stamp)
             self._changed()
 
         self._reading = Background(
             lambda: bridge.read_drawn_labels(one) if there else nothing_on(case.grid),
-            show,
+            lambda labels: self._replace(case, labels, shown),
             self._say,
         )
 
@@ -286,20 +289,27 @@ class CaseDesk:
         if case is None:
             return
 
+        def shown() -> None:
+            case.use = "none"
+            self._say(said)
+            self._changed()
+
         def show(labels: Image) -> None:
             if self.case is case and case.is_there and may_replace():
-                self._replace(case, labels)
-                case.use = "none"
-                self._say(said)
-                self._changed()
+                self._replace(case, labels, shown)
 
         self._reading = Background(lambda: read_labels(path), show, self._say)
 
-    def _replace(self, case: OpenCase, labels: Image) -> None:
+    def _replace(self, case: OpenCase, labels: Image, then: Then) -> None:
         if self.editor is not None:
             self.editor.remember()
-        case.show(labels)
-        self._draw_in(case)
+
+        def shown(_node: Any) -> None:
+            if self.case is case:
+                self._draw_in(case)
+                then()
+
+        self._read_in_steps(case.showing(labels), shown)
 
     # -- coming and going -------------------------------------------------------------------------------
     def enter(self) -> None:

@@ -11,13 +11,29 @@ from vtk.util.numpy_support import vtk_to_numpy
 from SegGuidedMMRegGui import NodeTags
 from SegGuidedMMRegGui.NodeTags import BridgeError
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
-from SegGuidedMMRegGui.SegmentationNodes import SegmentsRead, read_segments
+from SegGuidedMMRegGui.SegmentationNodes import SegmentsRead, reading_segments, stamp_of
+from SegGuidedMMRegGui.Steps import Steps, at_once, beside, slabs
 from SegGuidedMMRegGui.VolumeNodes import range_of
 from SegGuidedMMRegLib.cases import Case, Role
 from SegGuidedMMRegLib.images import Image, write_labels
 
 _LABELS = "Binary labelmap"
 _OWN_HELPERS = ("Display", "Storage", "Slice", "Selection", "SegmentEditor", "SubjectHierarchy")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What came of saving a drawing.
+
+    Attributes:
+        stamp: of the drawing.
+        drawn: what was written; None if nothing was.
+        problem: why it could not be; "" where nothing was drawn.
+    """
+
+    stamp: tuple[int, ...]
+    drawn: SegmentsRead | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,14 +67,12 @@ def usual_use(bridge: SceneBridge, case: Case) -> str:
 
 
 class OpenCase:
-    """The case in the scene.
-
-    Args:
-        bridge: shows it; of the study to which it belongs, also when another one is open later.
-        case: which.
-        files: of it.
+    """The case in the scene (`opening` brings it there).
 
     Attributes:
+        bridge: shows it; of the study to which it belongs, also when another one is open later.
+        case: which.
+        grid: of its image.
         volume, segmentation: its nodes.
         use: of its labels: training, evaluation, or none for a draft.
         told_use: what the study says of it.
@@ -66,25 +80,44 @@ class OpenCase:
         is_new: whether its image was not in the scene before.
     """
 
-    def __init__(self, bridge: SceneBridge, case: Case, files: CaseFiles) -> None:
+    def __init__(
+        self, bridge: SceneBridge, case: Case, files: CaseFiles, nodes: tuple[Any, Any], was_found: bool
+    ) -> None:
         self.bridge, self.case = bridge, case
         self.grid = files.image.grid
-        former = {node.GetID() for node in bridge.nodes(case.key)}
-        drawn = bridge.labels_node(case)
-        self.volume = bridge.show_case(case, files.image, files.range)
-        self.was_found = drawn is not None and not self._is_saved(drawn, files.labels)
-        if self.was_found:
-            self.segmentation = drawn
-        elif files.labels is not None:
-            self.segmentation = bridge.show_labels(case, files.labels)
-        else:
-            self.segmentation = bridge.new_labels(case)
-        nodes = (self.volume, self.segmentation)
-        self.is_new = self.volume.GetID() not in former
-        self._made = [node for node in nodes if node.GetID() not in former]
+        self.volume, self.segmentation = nodes
+        self.was_found, self.is_new = was_found, False
+        self._made: list[Any] = []
         self.told_use = case.label_use or "none"
         self.use = self.told_use if files.labels is not None else usual_use(bridge, case)
         self._saved = None if self.was_found else self.stamp
+
+    @staticmethod
+    def opening(bridge: SceneBridge, case: Case, files: CaseFiles) -> Steps[OpenCase]:
+        """Bring a case into the scene in short steps; given up, nothing that was made is left there.
+
+        Raises:
+            BridgeError, StudyError: naming the case and the remedy.
+        """
+        former = {node.GetID() for node in bridge.nodes(case.key)}
+        try:
+            drawn = bridge.labels_node(case)
+            volume = yield from bridge.showing_case(case, files.image, files.range)
+            was_found = drawn is not None and not (yield from _comparing(bridge, drawn, files))
+            if was_found:
+                segmentation = drawn
+            elif files.labels is not None:
+                segmentation = yield from bridge.showing_labels(case, files.labels)
+            else:
+                segmentation = yield from bridge.showing_new_labels(case)
+        except BaseException:
+            left = [node for node in bridge.nodes(case.key) if node.GetID() not in former]
+            NodeTags.remove_nodes(bridge.scene, left)
+            raise
+        opened = OpenCase(bridge, case, files, (volume, segmentation), was_found)
+        opened.is_new = volume.GetID() not in former
+        opened._made = [node for node in (volume, segmentation) if node.GetID() not in former]
+        return opened
 
     @property
     def is_there(self) -> bool:
@@ -95,10 +128,7 @@ class OpenCase:
     @property
     def stamp(self) -> tuple[int, ...]:
         """Changes with every stroke."""
-        segmentation = self.segmentation.GetSegmentation()
-        segments = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
-        data = [segment.GetRepresentation(_LABELS) for segment in segments]
-        return (len(segments), *(0 if each is None else each.GetMTime() for each in data))
+        return stamp_of(self.segmentation.GetSegmentation())
 
     @property
     def is_changed(self) -> bool:
@@ -113,7 +143,7 @@ class OpenCase:
     @property
     def is_drawn(self) -> bool:
         """Whether any structure has a voxel."""
-        return _is_drawn(self.segmentation)
+        return at_once(looking_for_voxels(self.segmentation))
 
     def settled(self) -> None:
         """What is there now is what is saved; the Segment Editor may have rearranged it when it took it."""
@@ -121,13 +151,36 @@ class OpenCase:
             self._saved = self.stamp
 
     def drawn(self) -> SegmentsRead:
-        """What is drawn, on the grid of the image.
+        """`drawing` at one go."""
+        return at_once(self.drawing())
+
+    def drawing(self) -> Steps[SegmentsRead]:
+        """What is drawn, on the grid of the image, in short steps.
 
         Raises:
             BridgeError: naming the node and the remedy.
         """
-        parent = self.volume.GetParentTransformNode()
-        return read_segments(self.segmentation, self.bridge.study.structures, self.grid, parent=parent)
+        parent, structures = self.volume.GetParentTransformNode(), self.bridge.study.structures
+        return reading_segments(self.segmentation, structures, self.grid, parent=parent)
+
+    def saving(self) -> Steps[Saved]:
+        """Write what is drawn into the study, in short steps; what is drawn meanwhile is waited for.
+
+        Raises:
+            OSError, ImageError: naming the file; the earlier one is whole then.
+        """
+        while True:
+            stamp = self.stamp
+            try:
+                if not (yield from looking_for_voxels(self.segmentation)):
+                    return Saved(stamp, None)
+                drawn = yield from self.drawing()
+            except BridgeError as error:
+                if self.is_there and self.stamp != stamp:
+                    continue
+                return Saved(stamp, None, str(error))
+            yield from beside(lambda: self.write(drawn))  # noqa: B023
+            return Saved(stamp, drawn)
 
     def write(self, drawn: SegmentsRead) -> None:
         """Write it into the study; no node is asked, so any thread may.
@@ -141,9 +194,9 @@ class OpenCase:
         """What had this stamp is on the disk."""
         self._saved, self.was_found = stamp, False
 
-    def show(self, labels: Image) -> None:
-        """Put other labels in the place of what is drawn."""
-        self.bridge.show_labels(self.case, labels)
+    def showing(self, labels: Image) -> Steps[Any]:
+        """Put other labels in the place of what is drawn, in short steps."""
+        return self.bridge.showing_labels(self.case, labels)
 
     def close(self) -> None:
         """Take its nodes out of the scene, if they came in with it and nobody else uses them."""
@@ -161,15 +214,22 @@ class OpenCase:
         others = (other for other in nodes if not any(k in other.GetClassName() for k in _OWN_HELPERS))
         return any(_refers(other, node) for other in others if other is not self.segmentation)
 
-    def _is_saved(self, node: Any, labels: Image | None) -> bool:
-        """Whether a node of the scene holds what the study has."""
-        if not _is_drawn(node):
-            return True
-        try:
-            found = read_segments(node, self.bridge.study.structures, self.grid).labels.array
-        except BridgeError:  # such as an overlap, which is for the user to see to
+
+def _comparing(bridge: SceneBridge, node: Any, files: CaseFiles) -> Steps[bool]:
+    """Whether a node of the scene holds what the study has."""
+    if not (yield from looking_for_voxels(node)):
+        return True
+    try:
+        read = yield from reading_segments(node, bridge.study.structures, files.image.grid)
+    except BridgeError:  # such as an overlap, which is for the user to see to
+        return False
+    found = read.labels.array.reshape(-1)
+    wanted = None if files.labels is None else files.labels.array.reshape(-1)
+    for part in slabs(found):
+        if (found[part] != (0 if wanted is None else wanted[part])).any():
             return False
-        return np.array_equal(found, np.zeros_like(found) if labels is None else labels.array)
+        yield None
+    return True
 
 
 def _refers(node: Any, to: Any) -> bool:
@@ -177,14 +237,24 @@ def _refers(node: Any, to: Any) -> bool:
     return any(node.HasNodeReferenceID(role, to.GetID()) for role in roles)
 
 
-def _is_drawn(node: Any) -> bool:
+def looking_for_voxels(node: Any) -> Steps[bool]:
+    """Whether any segment has a voxel."""
     segmentation = node.GetSegmentation()
-    segments = (segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments()))
-    return any(_holds_something(segment) for segment in segments)
+    for number in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(number)
+        values = None if segment is None else _values(segment)
+        for part in () if values is None else slabs(values):
+            if (values[part] == segment.GetLabelValue()).any():
+                return True
+            yield None
+            values = _values(segment)
+            if values is None:
+                break
+    return False
 
 
-def _holds_something(segment: Any) -> bool:
+def _values(segment: Any) -> np.ndarray | None:
     data = segment.GetRepresentation(_LABELS)
     if data is None or data.GetPointData().GetScalars() is None or data.GetNumberOfPoints() == 0:
-        return False
-    return bool((vtk_to_numpy(data.GetPointData().GetScalars()) == segment.GetLabelValue()).any())
+        return None
+    return vtk_to_numpy(data.GetPointData().GetScalars())

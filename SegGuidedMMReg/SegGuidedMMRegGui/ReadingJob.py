@@ -39,6 +39,10 @@ class ReadingJob(Job):
         """Go on with it, a piece whenever the window has had its turn."""
         self._plan(0)
 
+    def begin(self) -> None:
+        """Do the first piece at once, which is all of it where there is little to do, and go on."""
+        self._step()
+
     def cancel(self) -> None:
         """Give it up at once; the work leaves nothing behind."""
         if self.end is None:
@@ -51,6 +55,16 @@ class ReadingJob(Job):
     def kill(self) -> None:
         """The same."""
         self.cancel()
+
+    def forget(self) -> None:
+        """Give it up, and tell only those who watch the jobs."""
+        self._done = self._failed = _nothing
+        self.cancel()
+
+    def wait(self) -> None:
+        """Do the rest of it now: what must be done before a scene or the module is closed."""
+        while self.end is None:
+            self._step()
 
     def report(self) -> str:
         ended = "running" if self.end is None else self.end.message or "well"

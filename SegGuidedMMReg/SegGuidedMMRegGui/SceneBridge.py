@@ -159,6 +159,10 @@ class SceneBridge:
         Raises:
             BridgeError: if the case has a segmentation in the study.
         """
+        return at_once(self.showing_new_labels(case, terms))
+
+    def showing_new_labels(self, case: Case, terms: Mapping[str, str] | None = None) -> Steps[Any]:
+        """`new_labels` in short steps."""
         tag = self._tag("labels", case)
         if (path := self.label_path(case)).is_file():
             raise BridgeError(f"The case {case.key} has a segmentation already ({path}); show that one.")
@@ -166,14 +170,16 @@ class SceneBridge:
             return found
         volume = self.volume_of(case)
         grid = VolumeNodes.read_own_grid(self.show_case(case) if volume is None else volume)
-        return SegmentationNodes.show_labels(
-            self.scene,
-            SegmentationNodes.nothing_on(grid),
-            self.study.structures,
-            tag,
-            f"{_title(case)} labels",
-            terms=terms,
-            volume=self.volume_of(case),
+        return (
+            yield from SegmentationNodes.showing_labels(
+                self.scene,
+                SegmentationNodes.nothing_on(grid),
+                self.study.structures,
+                tag,
+                f"{_title(case)} labels",
+                terms=terms,
+                volume=self.volume_of(case),
+            )
         )
 
     def save_labels(self, node: Any, case: Case) -> SegmentsRead:
