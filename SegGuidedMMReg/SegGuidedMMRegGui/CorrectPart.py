@@ -23,6 +23,7 @@ from SegGuidedMMRegGui.PairVersions import (
     versions,
     write_note,
 )
+from SegGuidedMMRegGui.ReadingJob import ReadingJob, read
 from SegGuidedMMRegGui.ReviewViews import ReviewViews
 from SegGuidedMMRegGui.WarmRegistration import Outcome, WarmRegistration
 from SegGuidedMMRegGui.Widgets import connect, fill_table
@@ -61,6 +62,7 @@ class CorrectPart:
         self._result_changed = result_changed
         self._draw = DrawPart(workplace.scene, ui.editorFrame, ui.editorFrame.layout(), views)
         self._drawn: Any = None
+        self._preparing: ReadingJob | None = None
         self._registration = WarmRegistration(workplace)
         self._copying: Background | None = None
         self._versions: list[Version] = []
@@ -185,11 +187,27 @@ class CorrectPart:
         if not wanted or correction is None or bridge is None:
             return
         self._say("")
+        pair = self._workplace.pair
+
+        def begin(node: Any) -> None:
+            self._preparing = None
+            if pair is self._workplace.pair and self._workplace.scene.IsNodePresent(node):
+                try:
+                    self._begin_drawing(side, node, correction.volume(side), bridge.study.dimension)
+                except BridgeError as error:
+                    self._say(str(error))
+
+        def failed(message: str) -> None:
+            self._preparing = None
+            self._say(message)
+
         try:
-            node, volume = correction.edit(side), correction.volume(side)
-        except (BridgeError, ValueError, OSError) as error:
+            title = _("Copying the structures")
+            self._preparing = read(self._workplace.runner, title, correction.editing(side), begin, failed)
+        except (ValueError, OSError) as error:
             self._say(str(error))
-            return
+
+    def _begin_drawing(self, side: SideName, node: Any, volume: Any, dimension: int) -> None:
         self._button("edit", side).checked = True
         self._drawn = self._workplace.pair
         fixed, moving = (
@@ -197,11 +215,14 @@ class CorrectPart:
             _("Draw on the moving image, in the second view."),
         )
         self._ui.drawnLabel.text = fixed if side == "fixed" else moving
-        self._draw.begin(side, node, volume, bridge.study.dimension)
+        self._draw.begin(side, node, volume, dimension)
         self.refresh_given()
         self._warm_up()
 
     def _end_drawing(self) -> None:
+        if self._preparing is not None:
+            self._preparing.forget()
+            self._preparing = None
         self._drawn = None
         self._draw.end()
         for side in SIDES:

@@ -19,6 +19,7 @@ from SegGuidedMMRegGui.PairRegistration import Side
 from SegGuidedMMRegGui.PointNodes import POINTS
 from SegGuidedMMRegGui.ReviewViews import Shown
 from SegGuidedMMRegGui.SceneBridge import PairNodes, SceneBridge
+from SegGuidedMMRegGui.Steps import Steps, beside
 from SegGuidedMMRegLib.images import read_labels
 
 SideName = Literal["fixed", "moving"]
@@ -46,8 +47,10 @@ class Correction:
         """The segmentation to edit, or None if it was not asked for yet."""
         return NodeTags.find_node(self._scene, SegmentationNodes.SEGMENTATION, self._tag(side, _EDITED))
 
-    def edit(self, side: SideName) -> Any:
-        """A copy of the structures by which the pair was registered; what was drawn in it before stays.
+    def editing(self, side: SideName) -> Steps[Any]:
+        """A copy of the structures by which the pair was registered, made in short steps.
+
+        What was drawn in it before stays.
 
         Raises:
             BridgeError: if the image is not in the scene any more.
@@ -73,8 +76,10 @@ class Correction:
                     "There is no segmentation of {name} to begin with. Register the pair again (step 4)."
                 ).format(name=volume.GetName())
             )
-        labels = read_labels(path)
-        return SegmentationNodes.show_labels(scene, labels, structures, tag, name, volume=volume)
+        labels = yield from beside(lambda: read_labels(path))
+        return (
+            yield from SegmentationNodes.showing_labels(scene, labels, structures, tag, name, volume=volume)
+        )
 
     def volume(self, side: SideName) -> Any:
         """The image of a side.

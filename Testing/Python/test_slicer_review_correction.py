@@ -166,6 +166,12 @@ def use_worker(panel, code: str) -> None:
     workplace._worker = WorkerClient(workplace.folder, workplace.runner, answering(code))
 
 
+def edit(panel, side: str) -> None:
+    """Press the button, and wait until the structures are copied."""
+    getattr(panel._ui, f"edit{side}Button").click()
+    slicer_harness.process_until(lambda: panel._correct._preparing is None, 30)
+
+
 def editor(panel):
     """The Segment Editor in the panel."""
     return panel._correct._draw._editor.widget
@@ -187,7 +193,7 @@ def test_structures_are_edited_as_copies_beside_the_pair(panel):
     ui, scene = panel._ui, panel.workplace.scene
     before = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
     assert ui.editorFrame.isHidden()
-    ui.editFixedButton.click()
+    edit(panel, "Fixed")
     assert not ui.editorFrame.isHidden()
     node, volume = editor(panel).segmentationNode(), editor(panel).sourceVolumeNode()
     assert (editor(panel).keys, editor(panel).views) == (True, True)
@@ -198,10 +204,10 @@ def test_structures_are_edited_as_copies_beside_the_pair(panel):
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before + 1
     assert seen_in(node) == (FIXED.name, OVERLAY.name)
     node.GetSegmentation().RemoveSegment(node.GetSegmentation().GetNthSegmentID(0))
-    ui.editFixedButton.click()
+    edit(panel, "Fixed")
     assert ui.editorFrame.isHidden()
     assert (editor(panel).keys, editor(panel).views, seen_in(node)) == (False, False, ())
-    ui.editFixedButton.click()
+    edit(panel, "Fixed")
     assert editor(panel).segmentationNode() is node
     assert node.GetSegmentation().GetNumberOfSegments() == 2
     assert "the fixed structures as edited" in ui.givenLabel.text
@@ -212,9 +218,9 @@ def test_the_moving_image_is_seen_unwarped_while_its_structures_are_drawn(panel)
     ui, pair = panel._ui, panel.workplace.pair
     warped = pair.shown.GetID()
     assert background(MOVING.name) == warped
-    ui.editFixedButton.click()
+    edit(panel, "Fixed")
     assert background(MOVING.name) == warped
-    ui.editMovingButton.click()
+    edit(panel, "Moving")
     assert (ui.editFixedButton.checked, ui.editMovingButton.checked) == (False, True)
     assert "moving image, in the second view" in ui.drawnLabel.text
     moving = Correction.volume(correction(panel), "moving")
@@ -230,15 +236,15 @@ def test_the_moving_image_is_seen_unwarped_while_its_structures_are_drawn(panel)
 
 def test_a_stroke_is_undone_also_after_the_pair_was_looked_at(panel):
     ui = panel._ui
-    ui.editFixedButton.click()
+    edit(panel, "Fixed")
     node = editor(panel).segmentationNode()
     segment = node.GetSegmentation().GetNthSegmentID(0)
     before = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment).sum()
     editor(panel).saveStateForUndo()
     draw(node, segment, (slice(0, 1), slice(0, 9), slice(0, 9)))
     assert slicer.util.arrayFromSegmentBinaryLabelmap(node, segment).sum() > before
-    ui.editFixedButton.click()
-    ui.editFixedButton.click()
+    edit(panel, "Fixed")
+    edit(panel, "Fixed")
     ui.undoStrokeButton.click()
     assert slicer.util.arrayFromSegmentBinaryLabelmap(node, segment).sum() == before
 
@@ -252,7 +258,7 @@ def test_without_a_segment_editor_points_can_be_set(panel, monkeypatch):
 
 
 def test_leaving_ends_the_drawing_and_the_module_leaves_no_editor_behind(widget, panel):
-    panel._ui.editFixedButton.click()
+    edit(panel, "Fixed")
     node = editor(panel).segmentationNode()
     widget.ui.exportButton.collapsed = False
     assert panel._ui.editorFrame.isHidden()
@@ -264,7 +270,7 @@ def test_leaving_ends_the_drawing_and_the_module_leaves_no_editor_behind(widget,
 
 
 def test_what_was_drawn_stays_when_another_pair_is_looked_at(panel):
-    panel._ui.editFixedButton.click()
+    edit(panel, "Fixed")
     node = editor(panel).segmentationNode()
     panel.show_entry(panel._list.entry("d4--r3"))
     read(panel)
@@ -274,7 +280,7 @@ def test_what_was_drawn_stays_when_another_pair_is_looked_at(panel):
     panel.show_entry(panel._list.entry("d3--r3"))
     read(panel)
     assert correction(panel).edited("fixed") is node
-    panel._ui.editFixedButton.click()
+    edit(panel, "Fixed")
     panel._ui.clearPointsButton.click()
     assert editor(panel).segmentationNode() is None
     assert panel._ui.editorFrame.isHidden()
@@ -338,7 +344,7 @@ def test_a_registration_that_fails_says_why_and_leaves_no_version(panel, code, w
     use_worker(panel, code)
     ui, pair = panel._ui, panel.workplace.pair
     before = result_of(pair.folder)
-    ui.editMovingButton.click()
+    edit(panel, "Moving")
     ui.againButton.click()
     assert not ui.againButton.enabled
     slicer_harness.process_until(lambda: ui.messageLabel.text, 60)
@@ -351,7 +357,7 @@ def test_a_registration_that_fails_says_why_and_leaves_no_version(panel, code, w
 
 def test_a_scene_closed_while_it_registers_is_survived(widget, panel):
     use_worker(panel, "time.sleep(30)")
-    panel._ui.editMovingButton.click()
+    edit(panel, "Moving")
     panel._ui.againButton.click()
     panel.workplace.scene.Clear(0)
     widget.enter()
@@ -373,7 +379,7 @@ def test_a_pair_is_registered_again_by_the_warm_worker_kept_as_a_version_and_und
     ui.placeFixedButton.click()
     place(panel, "fixed", middle(panel))
     place(panel, "moving", middle(panel) + np.array([1.0, 0.5, 0.0]))
-    ui.editMovingButton.click()
+    edit(panel, "Moving")
     took = []
     for number in (1, 2):
         before = result_of(panel.workplace.pair.folder)
