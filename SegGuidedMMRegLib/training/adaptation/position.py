@@ -2,8 +2,8 @@
 
 In study space each structure has its place. A network that meets a modality for the first time does not know
 that well: it also takes what merely looks alike elsewhere. The labels of the source, moved about as in
-training, give the probability of each class at each voxel; a teacher's probabilities are multiplied by it
-(Bayes' rule, with the atlas as prior; Ashburner and Friston, Unified segmentation, NeuroImage 2005).
+training, give the probability of each class at each voxel; a teacher finds less of a structure where that is
+low (an atlas as prior; Ashburner and Friston, Unified segmentation, NeuroImage 2005).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
 _DRAWS, _AT_ONCE = 160, 8
 _LEAST = 1e-3
 """Probability left to every class everywhere: labels are few, anatomy varies more than they do."""
+
+_USUAL = 0.1
+"""Where a structure lies in more than this share of the draws, it is usual."""
 
 
 @torch.no_grad()
@@ -42,6 +45,12 @@ def position_prior(
 
 
 def with_prior(probabilities: Tensor, prior: Tensor) -> Tensor:
-    """Class probabilities [N, C, *shape] times a prior [N, C, *shape], adding up to 1 again."""
-    found = probabilities * prior
+    """Class probabilities with less of a structure where it is unusual; both are [N, C, *shape].
+
+    Where it is usual nothing changes: the network has learned the positions of the source itself, and to
+    count them twice would make structures shrink.
+    """
+    weights = (prior / _USUAL).clamp(max=1)
+    weights[:, 0] = 1
+    found = probabilities * weights
     return found / found.sum(1, keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)

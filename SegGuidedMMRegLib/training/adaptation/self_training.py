@@ -5,13 +5,14 @@ First the network learns the labelled anatomy under any contrast, and under thos
 particular (`appearance`). Then an average of its weights over time, the teacher, labels target images; the
 network learns these soft labels on noisier versions of the images (Tarvainen and Valpola, Mean teachers,
 2017), beside source images that keep it from drifting. An image counts only if the teacher is confident and
-no structure is missing from it.
+no structure is missing from it. After each phase structures get back the sizes of the source (`sizes`).
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 
 from SegGuidedMMRegLib.deformation import soft_dice, warp
 from SegGuidedMMRegLib.losses import segmentation_loss
-from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network
+from SegGuidedMMRegLib.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from SegGuidedMMRegLib.training.adaptation.collapse import confidence, structure_sizes
 from SegGuidedMMRegLib.training.adaptation.position import position_prior, with_prior
+from SegGuidedMMRegLib.training.adaptation.sizes import expected_sizes, size_shift
 from SegGuidedMMRegLib.training.adaptation.task import (
     EXAMPLES,
     AdaptationTask,
@@ -39,12 +41,17 @@ from SegGuidedMMRegLib.training.appearance import (
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
 from SegGuidedMMRegLib.training.data import checksum
 from SegGuidedMMRegLib.training.devices import by_first
+from SegGuidedMMRegLib.training.field_of_view import cut_to_views
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle, seed_of
 from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
 from SegGuidedMMRegLib.training.veil import emptiness, veiled
 
 _TEACHER_RATE = 0.3
 """Learning rate of the mean teacher phase, as a share of `adaptation.learning_rate`."""
+
+_WHOLE_SHARE = 0.5
+"""Of the histograms, those of whole target images and not of what they show alone: the black around it then
+darkens tissue, as shadows do. In 3D neither kind alone did as well (docs/results.md, prostate)."""
 
 
 class RandomisedSource:
@@ -60,22 +67,43 @@ class RandomisedSource:
         self._structures = len(task.usual.median)
         self._target_images = task.target_images
         self._veil_share = mix.veil * emptiness(task.samples.images, task.samples.labels)
+        self._target_views = task.target_views
         self._quantiles = quantile_table(task.target_images)
+        self._quantiles_in_view = quantile_table(task.target_images, self._target_views)
         self._spatial = SpatialAugmentation(task.spacing)
         self._mix = mix
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images [count, 1, *shape] and class indices [count, *shape], moved and recoloured.
+        """Images [count, 1, *shape] and class indices [count, *shape], recoloured, moved, and most cut to the
+        field of view of a target image.
 
         Moved after recolouring, so that what comes from outside the image is black, as in study space.
         """
-        images, labels = self._samples.draw(count, generator)
-        images = recolour(
-            images, labels, self._quantiles, self._mix, structures=self._structures, generator=generator
-        )
-        images = self._some_veiled(images, generator)
-        images, labels = self._spatial(images, labels, generator)
+        rows = self._samples.rows(count, generator)
+        labels = self._samples.labels[rows]
+        images = self._recoloured(self._samples.images[rows], labels, self._samples.views[rows], generator)
+        images, labels = self._spatial(self._some_veiled(images, generator), labels, generator)
+        images, labels = cut_to_views(images, labels, self._target_views, generator)
         return degrade(images, self._mix, generator), labels
+
+    def _recoloured(
+        self, images: Tensor, labels: Tensor, views: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """In other contrasts, with the histograms of random target images: of all, or of what they show."""
+        rows = self._target_rows(len(images), generator)
+        whole = torch.rand(len(images), generator=generator, device=generator.device) < _WHOLE_SHARE
+        whole = whole.to(images.device).view(-1, *[1] * (images.ndim - 1))
+        quantiles = torch.where(whole.flatten(1), self._quantiles[rows], self._quantiles_in_view[rows])
+        recoloured = recolour(
+            images,
+            labels,
+            quantiles,
+            self._mix,
+            views=views | whole,
+            structures=self._structures,
+            generator=generator,
+        )
+        return recoloured * views
 
     def _some_veiled(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """A share of the images under a veil, with the histogram of a random target image."""
@@ -83,11 +111,13 @@ class RandomisedSource:
             return images
         device, count = images.device, len(images)
         chosen = torch.rand(count, generator=generator, device=generator.device) < self._veil_share
-        rows = torch.randint(len(self._quantiles), (count,), generator=generator, device=generator.device)
-        under = match_histogram(
-            veiled(images, self._target_images, generator), self._quantiles[rows.to(device)]
-        )
+        rows = self._target_rows(count, generator)
+        under = match_histogram(veiled(images, self._target_images, generator), self._quantiles[rows])
         return torch.where(chosen.to(device).view(-1, *[1] * (images.ndim - 1)), under, images)
+
+    def _target_rows(self, count: int, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(self._quantiles), (count,), generator=generator, device=generator.device)
+        return rows.to(self._quantiles.device)
 
 
 class RandomisedStage(TrainableStage):
@@ -197,13 +227,14 @@ class SelfTraining:
         _keep_examples(source, task)
         stage = RandomisedStage(self._start(task), source, task)
         _fit(stage, name, task.config.adaptation.randomised_steps, task)
-        return task.judged(name, stage.networks["network"])
+        return task.judged(name, _with_usual_sizes(stage.networks["network"], task))
 
     def _taught(self, task: AdaptationTask, network: nn.Module) -> Snapshot:
         start = copy.deepcopy(network).requires_grad_(True)
         stage = MeanTeacherStage(start, self._source(task), task)
         _fit(stage, "teacher", task.config.adaptation.teacher_steps, task)
-        return task.judged("teacher", stage.networks["network"], must_not_worsen=True)
+        network = _with_usual_sizes(stage.networks["network"], task)
+        return task.judged("teacher", network, must_not_worsen=True)
 
     def _source(self, task: AdaptationTask) -> RandomisedSource:
         mix = AppearanceMix().milder() if self.second_try else AppearanceMix()
@@ -217,6 +248,14 @@ class SelfTraining:
             return build_segmentation_network(
                 len(task.spacing), len(task.usual.median), task.config.segmentation
             )
+
+
+def _with_usual_sizes(network: nn.Module, task: AdaptationTask) -> nn.Module:
+    """`network`, changed so that structures in target images are as large on average as the source's."""
+    expected = expected_sizes(task.samples.labels, task.target_views, len(task.usual.median))
+    shift = by_first(lambda: size_shift(network, task.target_images, expected))
+    cast(SegmentationNetwork, network).shift_logits(torch.tensor([0.0, *shift]))
+    return network
 
 
 def _keep_examples(source: RandomisedSource, task: AdaptationTask) -> None:

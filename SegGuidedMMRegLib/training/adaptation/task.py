@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from SegGuidedMMRegLib.training.adaptation.collapse import Quality, UsualSizes, 
 from SegGuidedMMRegLib.training.augmentation.samples import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors
 from SegGuidedMMRegLib.training.devices import by_first
+from SegGuidedMMRegLib.training.field_of_view import fields_of_view
 from SegGuidedMMRegLib.training.loop import seed_of
 
 EXAMPLES = 6
@@ -35,9 +37,18 @@ class SourceSamples:
     labels: Tensor
     weights: Tensor
 
+    @cached_property
+    def views(self) -> Tensor:
+        """The part of study space that each image shows, [N, 1, *shape] of bool."""
+        return fields_of_view(self.images)
+
+    def rows(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows of a random batch, [count]."""
+        return torch.multinomial(self.weights, count, replacement=True, generator=generator)
+
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images [count, 1, *shape] and class indices [count, *shape]."""
-        rows = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        rows = self.rows(count, generator)
         return self.images[rows], self.labels[rows]
 
 
@@ -64,6 +75,11 @@ class AdaptationTask:
     config: Config
     folder: Path
     reporter: Reporter
+
+    @cached_property
+    def target_views(self) -> Tensor:
+        """The part of study space that each target image shows, [M, 1, *shape] of bool."""
+        return fields_of_view(self.target_images)
 
     def judged(self, name: str, network: nn.Module, *, must_not_worsen: bool = False) -> Snapshot:
         """`network` with its quality on the target images; all are judged on the same perturbed images."""
