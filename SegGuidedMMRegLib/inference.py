@@ -225,6 +225,7 @@ class PairTask:
         moving, fixed: the images.
         moving_map, fixed_map: as `Segmenter.probabilities` gives them, or [1 + structures, *study shape].
         landmarks: that shall come to lie on each other, if any.
+        is_given: both maps are segmentations of a person; `registration.trust` is for predicted ones.
     """
 
     moving: Sample
@@ -232,6 +233,12 @@ class PairTask:
     moving_map: Tensor
     fixed_map: Tensor
     landmarks: MatchedLandmarks | None = None
+    is_given: bool = False
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a person has said where things lie, in both images."""
+        return self.is_given or self.landmarks is not None
 
 
 class Registrar:
@@ -266,6 +273,7 @@ class Registrar:
         fixed_map: Tensor,
         *,
         landmarks: MatchedLandmarks | None = None,
+        is_given: bool = False,
         spacing_mm: float | None = None,
         reporter: Reporter | None = None,
     ) -> Registration:
@@ -278,10 +286,11 @@ class Registrar:
             moving, fixed: the two images. moving_map, fixed_map: probabilities [1 + structures, *study
             shape], or padded as `Segmenter` gives them.
             landmarks: that shall come to lie on each other; they count beside the segmentations.
+            is_given: as in `PairTask`.
             spacing_mm: of the delivered fields; None for that of the images.
             reporter: hears about the steps of the refinement.
         """
-        task = PairTask(moving, fixed, moving_map, fixed_map, landmarks)
+        task = PairTask(moving, fixed, moving_map, fixed_map, landmarks, is_given)
         return self.delivered(task, self.solve([task], reporter)[0], spacing_mm=spacing_mm)
 
     def register_images(
@@ -314,7 +323,13 @@ class Registrar:
         given = (moving_labels, fixed_labels)
         moving_map, fixed_map = (self._map(side, labels) for side, labels in zip(sides, given, strict=True))
         return self.register(
-            *sides, moving_map, fixed_map, landmarks=landmarks, spacing_mm=spacing_mm, reporter=reporter
+            *sides,
+            moving_map,
+            fixed_map,
+            landmarks=landmarks,
+            is_given=moving_labels is not None and fixed_labels is not None,
+            spacing_mm=spacing_mm,
+            reporter=reporter,
         )
 
     def _map(self, sample: Sample, labels: Image | Path | str | None) -> Tensor:
@@ -350,6 +365,7 @@ class Registrar:
                 moving_inside=stacked(_inside(t.moving, grid) for t in tasks),
                 fixed_inside=stacked(_inside(t.fixed, grid) for t in tasks),
                 points=_points(tasks[0], grid) if len(tasks) == 1 else None,
+                trust=torch.tensor([1.0 if t.is_followed else self._config.trust for t in tasks]),
                 reporter=reporter,
             )
 
