@@ -22,7 +22,7 @@ from SegGuidedMMRegGui.Workplace import Workplace
 
 _ALL = "*"
 _LOOK_MS = 500
-_KEYS = {"previousButton": "Ctrl+Left", "nextButton": "Ctrl+Right", "saveButton": "Ctrl+Return"}
+_KEYS = {"previousButton": "Ctrl+PgUp", "nextButton": "Ctrl+PgDown", "saveButton": "Ctrl+Return"}
 
 
 class AnnotatePanel(Panel):
@@ -62,7 +62,7 @@ class AnnotatePanel(Panel):
             connect(getattr(ui, name), "valueChanged(int)", self.onBrightness)
         for name, key in {**_KEYS, "undoButton": "Z"}.items():
             button = getattr(ui, name)
-            button.text = f"{button.text} ({_shown(key)})"
+            button.text = f"{button.text} ({key})"
         self.say("")
         self.study_changed()
 
@@ -391,7 +391,3 @@ def _allow(button: Any, needs: list[str], purpose: str) -> None:
 
 def _name(key: str) -> str:
     return key.partition("/")[2]
-
-
-def _shown(key: str) -> str:
-    return key.replace("Left", "←").replace("Right", "→")

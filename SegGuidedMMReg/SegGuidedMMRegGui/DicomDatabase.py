@@ -68,8 +68,9 @@ def listing_files(source: Any, chosen: Sequence[tuple[Series, str]], path: Path)
     names = _numbered(series.name for series, _modality in chosen)
     rows = []
     for number, ((series, modality), name) in enumerate(zip(chosen, names, strict=True)):
-        folders = {Path(file).parent for file in source.filesForSeries(series.uid)}
-        if len(folders) != 1 or not next(iter(folders)).is_dir():
+        files = [Path(file) for file in source.filesForSeries(series.uid) if file]  # "" of one on a server
+        folders = {file.parent for file in files}
+        if len(folders) != 1 or not files[0].is_file():
             raise ValueError(
                 _(
                     "The files of the series {name} are gone, or lie in several folders. Load it with "

@@ -137,6 +137,23 @@ def test_files_that_are_gone_are_named_with_the_remedy(panel, database, tmp_path
     assert ui.newButton.enabled
 
 
+def test_a_series_that_still_lies_on_a_server_is_named(panel, database, tmp_path):
+    filled(database, tmp_path / "db")
+    database.add(None, patient="P3", uid=f"{UID}.10", description="T1 sag")
+    panel._ui.importButton.collapsed = False
+    panel.form.dicom._ui.listButton.click()
+    settle(panel)
+    choose(panel, "P3 t1", "source")
+    choose(panel, "bone", "target")
+    ui = panel._ui
+    ui.newPath.currentPath, ui.sourceEdit.text, ui.targetEdit.text = str(tmp_path / "s"), "mr", "ct"
+    panel.form.structures._ui.addRowButton.click()
+    ui.newButton.click()
+    settle(panel)
+    assert "The files of the series P3 T1 sag are gone" in ui.messageLabel.text
+    assert not (tmp_path / "s").exists()
+
+
 def test_without_an_open_database_the_button_says_what_it_needs(panel, database, monkeypatch):
     ui = panel.form.dicom._ui
     panel.form.dicom.refresh()

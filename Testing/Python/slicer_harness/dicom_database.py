@@ -26,10 +26,10 @@ class DicomDatabase:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"ctkDICOMDatabase.{name}: creating new attributes is not allowed")
 
-    def add(self, folder: Path, *, patient: str, uid: str, description: str, kind: str = "MR") -> None:
-        """A series whose files are those of a folder; each patient has one study."""
+    def add(self, folder: Path | None, *, patient: str, uid: str, description: str, kind: str = "MR") -> None:
+        """A series whose files are those of a folder, None for a server; each patient has one study."""
         fields = {"SeriesDescription": description, "Modality": kind, "SeriesInstanceUID": uid}
-        self._series.append((patient, f"study of {patient}", fields, Path(folder)))
+        self._series.append((patient, f"study of {patient}", fields, folder))
         self._by_uid[uid] = self._series[-1]
 
     def close(self) -> None:
@@ -51,6 +51,8 @@ class DicomDatabase:
 
     def filesForSeries(self, series: str, hits: int = -1) -> tuple[str, ...]:
         _patient, _study, _fields, folder = self._by_uid[series]
+        if folder is None:
+            return ("",)  # it has an address, but no name of a file
         files = [str(path) for path in sorted(folder.glob("*")) if path.is_file()]
         return tuple(files if hits < 0 else files[:hits])
 
