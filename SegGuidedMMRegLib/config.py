@@ -179,6 +179,17 @@ class RegistrationConfig(_Section):
     )
 
 
+PAIR_SETTINGS = {
+    "affine",
+    "refinement_steps",
+    "refinement_rate",
+    "refinement_smoothness",
+    "trust",
+    "landmark_weight",
+}
+"""Settings of `registration` that pairs are registered with; the network's training knows nothing of them."""
+
+
 class TrainingConfig(_Section):
     """What all stages share."""
 

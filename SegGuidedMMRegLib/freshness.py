@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from SegGuidedMMRegLib import provenance
+from SegGuidedMMRegLib.config import PAIR_SETTINGS
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
 from SegGuidedMMRegLib.documents import parse_json
 from SegGuidedMMRegLib.image_files import nrrd_key
@@ -118,7 +119,8 @@ class Freshness:
             StudyError: if an image is not pre-aligned.
         """
         study, inputs = self.study, self._read_inputs()
-        settings = getattr(study.config, stage).model_dump(mode="json")
+        apart = PAIR_SETTINGS if stage == "registration" else set()
+        settings = getattr(study.config, stage).model_dump(mode="json", exclude=apart)
         return {
             "settings": digest_of(settings, study.config.training.seed),
             "method": str(METHOD_VERSIONS[stage]),

@@ -189,6 +189,14 @@ def test_a_changed_test_image_concerns_its_segmentation_and_pairs(copied: Study)
     assert found["registration"] == "up to date: "
 
 
+def test_a_setting_of_pairs_leaves_the_network_alone_and_concerns_the_pairs(copied: Study) -> None:
+    wary = copied.config.registration.model_copy(update={"trust": 0.5, "refinement_steps": 2})
+    replace(copied, config=copied.config.model_copy(update={"registration": wary})).save()
+    found = states(copied)
+    assert found["registration"] == "up to date: "
+    assert found["registrations"] == "out of date: 4 of 4: settings changed"
+
+
 def test_swapped_weights_make_the_segmentations_stale(copied: Study) -> None:
     adapted = copied.stage_folder("adaptation") / "weights.safetensors"
     adapted.write_bytes((copied.stage_folder("segmentation") / "weights.safetensors").read_bytes())
