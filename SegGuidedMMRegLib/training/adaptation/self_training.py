@@ -156,7 +156,7 @@ class MeanTeacherStage(TrainableStage):
         generator = torch.Generator(target_images.device)
         generator.manual_seed(seed_of(config.training.seed, "adaptation", "position"))
         self._prior: Tensor | None = None
-        if len(task.spacing) == 3:  # in 2D it cost Dice where neighbours look alike (docs/results.md, spine)
+        if task.is_volume:
             self._prior = position_prior(task.samples, len(usual.median), self._spatial, generator)
         self._noise = AppearanceMix(bias=0.2, noise=0.06, blur_voxels=1.0)
         rate = _TEACHER_RATE * config.adaptation.learning_rate
@@ -251,7 +251,9 @@ class SelfTraining:
 
 
 def _with_usual_sizes(network: nn.Module, task: AdaptationTask) -> nn.Module:
-    """`network`, changed so that structures in target images are as large on average as the source's."""
+    """`network`, changed so that structures in target volumes are as large on average as the source's."""
+    if not task.is_volume:
+        return network
     expected = expected_sizes(task.samples.labels, task.target_views, len(task.usual.median))
     shift = by_first(lambda: size_shift(network, task.target_images, expected))
     cast(SegmentationNetwork, network).shift_logits(torch.tensor([0.0, *shift]))

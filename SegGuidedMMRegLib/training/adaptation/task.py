@@ -40,7 +40,7 @@ class SourceSamples:
     @cached_property
     def views(self) -> Tensor:
         """The part of study space that each image shows, [N, 1, *shape] of bool."""
-        return fields_of_view(self.images)
+        return _views(self.images)
 
     def rows(self, count: int, generator: torch.Generator) -> Tensor:
         """Rows of a random batch, [count]."""
@@ -76,10 +76,16 @@ class AdaptationTask:
     folder: Path
     reporter: Reporter
 
+    @property
+    def is_volume(self) -> bool:
+        """Whether images are 3D. Some knowledge is for them alone: on pictures of bones, which are larger and
+        sharper, it cost a little Dice (docs/results.md)."""
+        return len(self.spacing) == 3
+
     @cached_property
     def target_views(self) -> Tensor:
         """The part of study space that each target image shows, [M, 1, *shape] of bool."""
-        return fields_of_view(self.target_images)
+        return _views(self.target_images)
 
     def judged(self, name: str, network: nn.Module, *, must_not_worsen: bool = False) -> Snapshot:
         """`network` with its quality on the target images; all are judged on the same perturbed images."""
@@ -156,6 +162,13 @@ def source_samples(
     others = rarity_weights(structure_sizes(more_labels, structures)).to(images.device)
     weights = torch.cat([own * (1 - share), others * share])
     return SourceSamples(torch.cat([images, more]), torch.cat([labels, more_labels]), weights)
+
+
+def _views(images: Tensor) -> Tensor:
+    """Fields of view of volumes [N, 1, *shape]; everywhere in 2D (`AdaptationTask.is_volume`)."""
+    if images.dim() == 5:
+        return fields_of_view(images)
+    return torch.ones_like(images, dtype=torch.bool)
 
 
 def rarity_weights(sizes: Tensor) -> Tensor:
