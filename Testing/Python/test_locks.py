@@ -118,7 +118,9 @@ def test_a_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_job_that_lost_its_lock_ends_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "_BEAT_S", 0.01)
     start = time.monotonic()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever other tests have left
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run behind a shell's &
     try:
         with pytest.raises(BusyError, match=r"another took over: .* on far away"):  # noqa: PT012, SIM117
             with working_on(tmp_path, "train"):
