@@ -365,7 +365,7 @@ class Registrar:
                 moving_inside=stacked(_inside(t.moving, grid) for t in tasks),
                 fixed_inside=stacked(_inside(t.fixed, grid) for t in tasks),
                 points=_points(tasks[0], grid) if len(tasks) == 1 else None,
-                trust=torch.tensor([1.0 if t.is_followed else self._config.trust for t in tasks]),
+                trust=torch.tensor([self._trust(t) for t in tasks]),
                 reporter=reporter,
             )
 
@@ -388,9 +388,17 @@ class Registrar:
         points = _points(task, grid)
         if task.landmarks is not None and points is not None:
             warnings += self._landmark_warnings(task.landmarks, len(points))
+        if (trust := self._trust(task)) < 1:
+            warnings.append(
+                f"goes {trust:.0%} of the way to where the predicted segmentations fit (registration.trust)"
+            )
         problems = (pair.diagnostics.failure,) if pair.diagnostics.failure else ()
         prealignment = moving.study_to_case @ np.linalg.inv(fixed.study_to_case)
         return Registration(forward, inverse, prealignment, tuple(warnings), problems)
+
+    def _trust(self, task: PairTask) -> float:
+        """Share of the way that a pair goes."""
+        return 1.0 if task.is_followed else self._config.trust
 
     def _landmark_warnings(self, landmarks: MatchedLandmarks, used: int) -> list[str]:
         found = []

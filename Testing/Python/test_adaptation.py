@@ -128,6 +128,16 @@ def test_a_good_network_has_lost_nothing_and_agrees_with_itself(shape):
     assert quality.agreement > 0.5
 
 
+def test_a_single_bad_image_of_a_few_counts_but_does_not_decide():
+    tensors = make_tensors()
+    before = judge(Oracle(), tensors)
+    noise = torch.rand(tensors.target_images[0].shape, generator=torch.Generator().manual_seed(0))
+    tensors.target_images[0] = noise
+    after = judge(Oracle(), tensors)
+    assert after.worst_agreement < before.worst_agreement, "the image must count"
+    assert after.worst_agreement > 0.75 * before.worst_agreement
+
+
 def test_a_structure_that_vanished_is_noticed():
     quality = judge(Oracle(2), make_tensors())
     assert quality.collapsed == (1,)

@@ -176,6 +176,8 @@ def test_given_segmentations_take_the_place_of_the_predicted_ones(finished, tmp_
         again.forward.field.displacement_lps_mm, given.forward.field.displacement_lps_mm
     )
     half = registrar.register_images(moving, fixed)
+    assert [again.warnings, predicted.warnings] == [(), ()]
+    assert [text for text in half.warnings if "50% of the way" in text and "registration.trust" in text]
     assert (
         np.abs(half.forward.field.displacement_lps_mm - predicted.forward.field.displacement_lps_mm).max()
         > 1.0

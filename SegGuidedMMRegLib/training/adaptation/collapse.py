@@ -18,7 +18,7 @@ from SegGuidedMMRegLib.training.appearance import AppearanceMix, degrade
 _MOST_IMAGES = 64
 _PLAUSIBLE_FACTOR = 1.5
 _TOLERANCE = 0.01
-_WORST_SHARE = 0.1
+_WORST_SHARE, _FEWEST_WORST = 0.1, 5
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Quality:
         collapsed: indices, from 0, of the structures that have vanished.
         plausible: share of predicted structures with a size as in the source labels, within a factor of 1.5.
         agreement: mean Dice of a prediction with that on the turned, noisier, unevenly lit image.
-        worst_agreement: the same over the tenth of the images where it is lowest.
+        worst_agreement: the same over the tenth of the images where it is lowest, five at least: over one
+            or two it says little.
         confidence: mean probability of the winning structure where one wins.
     """
 
@@ -153,7 +154,7 @@ def assess(
         ),
         plausible=_plausible(torch.cat(sizes), usual),
         agreement=float(ordered.mean()),
-        worst_agreement=float(ordered[: max(1, round(_WORST_SHARE * len(ordered)))].mean()),
+        worst_agreement=float(ordered[: max(_FEWEST_WORST, round(_WORST_SHARE * len(ordered)))].mean()),
         confidence=float(torch.cat(confidences).mean()),
     )
 
