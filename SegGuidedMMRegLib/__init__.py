@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import ErrorCode, Event, Reporter
     from SegGuidedMMRegLib.images import Image, read_image, read_labels, write_image, write_labels
     from SegGuidedMMRegLib.importing.folders import study_from_folders
-    from SegGuidedMMRegLib.inference import Registrar, Registration, Segmenter
     from SegGuidedMMRegLib.jobs import register_study, segment_study
     from SegGuidedMMRegLib.pipeline import train
     from SegGuidedMMRegLib.points import PointList, match_points, read_points, write_points
+    from SegGuidedMMRegLib.registrar import Registrar, Registration
     from SegGuidedMMRegLib.report import write_report
     from SegGuidedMMRegLib.samples import Sample
+    from SegGuidedMMRegLib.segmenter import Segmenter
     from SegGuidedMMRegLib.space import Grid
     from SegGuidedMMRegLib.study import Study
     from SegGuidedMMRegLib.transform_files import read_transform, write_transform
@@ -70,12 +71,13 @@ _HOMES = {
     "events": ("ErrorCode", "Event", "Reporter"),
     "images": ("Image", "read_image", "read_labels", "write_image", "write_labels"),
     "importing.folders": ("study_from_folders",),
-    "inference": ("Registrar", "Registration", "Segmenter"),
     "jobs": ("register_study", "segment_study"),
     "pipeline": ("train",),
     "points": ("PointList", "match_points", "read_points", "write_points"),
+    "registrar": ("Registrar", "Registration"),
     "report": ("write_report",),
     "samples": ("Sample",),
+    "segmenter": ("Segmenter",),
     "space": ("Grid",),
     "study": ("Study",),
     "transform_files": ("read_transform", "write_transform"),

@@ -19,9 +19,11 @@ from SegGuidedMMRegLib.deformation import soft_dice, warp
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.fields import SpatialTransform, field_from_study
 from SegGuidedMMRegLib.images import Image, normalised_study_image
-from SegGuidedMMRegLib.inference import Registrar, Sample, label_probabilities, on_study_grid
 from SegGuidedMMRegLib.inversion import forward_transform
 from SegGuidedMMRegLib.jobs import SegmentedStudy
+from SegGuidedMMRegLib.registrar import Registrar
+from SegGuidedMMRegLib.samples import Sample
+from SegGuidedMMRegLib.segmenter import label_probabilities, on_study_grid
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.training.augmentation import similarity
 from SegGuidedMMRegLib.training.augmentation.resolution import shrink, shrunk_shape

@@ -87,8 +87,8 @@ class Propagate(Command):
 
         study = Study.open(self.study)
         from SegGuidedMMRegLib.images import write_labels
-        from SegGuidedMMRegLib.inference import Sample
         from SegGuidedMMRegLib.propagation import propagate
+        from SegGuidedMMRegLib.samples import Sample
 
         source = None if self.source is None else study.case(self.source)
         sample = Sample.of_case(study, study.case(self.case))

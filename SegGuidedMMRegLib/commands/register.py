@@ -15,9 +15,9 @@ from SegGuidedMMRegLib.commands.base import Command, Done
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import Reporter
-    from SegGuidedMMRegLib.inference import Sample
     from SegGuidedMMRegLib.jobs import Output, Pairs
     from SegGuidedMMRegLib.pair_report import Report
+    from SegGuidedMMRegLib.samples import Sample
     from SegGuidedMMRegLib.study import Study
 
 _FILES = ("transforms", "image", "labels")
@@ -294,8 +294,8 @@ def _sample(
 ) -> Sample:
     """The case, or the image file, that `text` names."""
     from SegGuidedMMRegLib.images import spacing_is_known
-    from SegGuidedMMRegLib.inference import Sample
     from SegGuidedMMRegLib.jobs import spacing_note
+    from SegGuidedMMRegLib.samples import Sample
 
     if any(text in (c.name, c.key) for c in study.cases):
         return Sample.of_case(study, study.case(text))

@@ -19,7 +19,6 @@ from pathlib import Path
 from SegGuidedMMRegLib.documents import read_json
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import WriteError
-from SegGuidedMMRegLib.inference import PairTask, Registrar, on_cpu, pairs_at_once
 from SegGuidedMMRegLib.jobs.cores import default_workers
 from SegGuidedMMRegLib.jobs.maps import (
     SEGMENTING_STAGES,
@@ -38,6 +37,8 @@ from SegGuidedMMRegLib.points import MatchedLandmarks, read_matched_landmarks
 from SegGuidedMMRegLib.pool import RENEWED_AFTER, Died, work_off
 from SegGuidedMMRegLib.provenance import differences
 from SegGuidedMMRegLib.refinement import PairResult
+from SegGuidedMMRegLib.registrar import PairTask, Registrar, pairs_at_once
+from SegGuidedMMRegLib.segmenter import on_cpu
 from SegGuidedMMRegLib.study import Study
 
 SHOWN_FAILURES = 20

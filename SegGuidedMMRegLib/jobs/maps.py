@@ -17,7 +17,8 @@ from torch import Tensor
 
 from SegGuidedMMRegLib import provenance
 from SegGuidedMMRegLib.files import atomic_path
-from SegGuidedMMRegLib.inference import Sample, Segmenter, trained_folder
+from SegGuidedMMRegLib.samples import Sample
+from SegGuidedMMRegLib.segmenter import Segmenter, trained_folder
 from SegGuidedMMRegLib.study import Study
 
 SEGMENTING_STAGES = ("segmentation", "adaptation")

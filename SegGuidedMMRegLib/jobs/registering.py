@@ -9,10 +9,12 @@ from torch import Tensor
 
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.images import Image
-from SegGuidedMMRegLib.inference import Registrar, Sample, label_probabilities
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
 from SegGuidedMMRegLib.jobs.results import Given, Output, write_pair
 from SegGuidedMMRegLib.pair_report import PairSide, Report
+from SegGuidedMMRegLib.registrar import Registrar
+from SegGuidedMMRegLib.samples import Sample
+from SegGuidedMMRegLib.segmenter import label_probabilities
 from SegGuidedMMRegLib.study import Study
 
 

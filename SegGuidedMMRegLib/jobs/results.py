@@ -15,7 +15,6 @@ from pathlib import Path
 
 from SegGuidedMMRegLib.files import put_in_place
 from SegGuidedMMRegLib.images import Image, write_image, write_labels
-from SegGuidedMMRegLib.inference import Registration
 from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.pair_report import (
     REPORT_NAME,
@@ -26,6 +25,7 @@ from SegGuidedMMRegLib.pair_report import (
     write_pair_report,
 )
 from SegGuidedMMRegLib.points import MatchedLandmarks
+from SegGuidedMMRegLib.registrar import Registration
 from SegGuidedMMRegLib.study import Study
 from SegGuidedMMRegLib.training.loop import make_fabric
 from SegGuidedMMRegLib.transform_files import write_transform

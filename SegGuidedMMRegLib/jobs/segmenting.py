@@ -18,7 +18,6 @@ from SegGuidedMMRegLib.files import WriteError
 from SegGuidedMMRegLib.freshness import Freshness, Prediction
 from SegGuidedMMRegLib.image_files import nrrd_key
 from SegGuidedMMRegLib.images import write_image, write_labels
-from SegGuidedMMRegLib.inference import Sample, Segmenter, on_cpu, trained_folder
 from SegGuidedMMRegLib.jobs.cores import default_workers
 from SegGuidedMMRegLib.jobs.maps import SEGMENTING_STAGES, SegmentedStudy, networks_digest
 from SegGuidedMMRegLib.jobs.pairs import Side
@@ -27,7 +26,8 @@ from SegGuidedMMRegLib.jobs.sides import Digests, sample_of
 from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.pool import Died, work_off
-from SegGuidedMMRegLib.samples import check_modality, file_stem
+from SegGuidedMMRegLib.samples import Sample, check_modality, file_stem
+from SegGuidedMMRegLib.segmenter import Segmenter, on_cpu, trained_folder
 from SegGuidedMMRegLib.study import Case, Study, StudyError
 from SegGuidedMMRegLib.training.loop import make_fabric
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from SegGuidedMMRegLib.digests import FileDigests, digest_of
 from SegGuidedMMRegLib.images import Image
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
-from SegGuidedMMRegLib.inference import Sample, label_probabilities
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
 from SegGuidedMMRegLib.jobs.pairs import Pair, Side
 from SegGuidedMMRegLib.pair_report import PairSide
+from SegGuidedMMRegLib.samples import Sample
+from SegGuidedMMRegLib.segmenter import label_probabilities
 from SegGuidedMMRegLib.space import FloatArray
 from SegGuidedMMRegLib.study import Study
 from SegGuidedMMRegLib.study_file import resolve_inside

@@ -20,12 +20,13 @@ from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.fields import field_from_study
 from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
 from SegGuidedMMRegLib.images import Image
-from SegGuidedMMRegLib.inference import Registrar, Segmenter
+from SegGuidedMMRegLib.registrar import Registrar
 from SegGuidedMMRegLib.report import pictures
 from SegGuidedMMRegLib.report.alignment_pictures import draw_means
 from SegGuidedMMRegLib.report.figures import read_samples
 from SegGuidedMMRegLib.report.pictures import Outline
 from SegGuidedMMRegLib.samples import Sample
+from SegGuidedMMRegLib.segmenter import Segmenter
 from SegGuidedMMRegLib.study import Case, Study
 from SegGuidedMMRegLib.training_status import PICTURES, PICTURES_INDEX, pictures_made_from
 

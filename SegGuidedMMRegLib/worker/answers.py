@@ -8,10 +8,10 @@ from typing import Any
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.images import Image, write_labels
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
-from SegGuidedMMRegLib.inference import Sample
 from SegGuidedMMRegLib.jobs import Given, Output, register_images
 from SegGuidedMMRegLib.points import MatchedLandmarks, read_matched_landmarks
 from SegGuidedMMRegLib.propagation import propagate
+from SegGuidedMMRegLib.samples import Sample
 from SegGuidedMMRegLib.study import StudyError
 from SegGuidedMMRegLib.suggestion import suggest
 from SegGuidedMMRegLib.worker.requests import Propagate, Register, Segment, SideRef, Suggest, Work

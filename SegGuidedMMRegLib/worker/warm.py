@@ -15,8 +15,10 @@ from torch import Tensor
 
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.images import spacing_is_known
-from SegGuidedMMRegLib.inference import NotTrainedError, Registrar, Sample
 from SegGuidedMMRegLib.jobs import SegmentedStudy, spacing_note
+from SegGuidedMMRegLib.registrar import Registrar
+from SegGuidedMMRegLib.samples import Sample
+from SegGuidedMMRegLib.segmenter import NotTrainedError
 from SegGuidedMMRegLib.study import Study, StudyError
 from SegGuidedMMRegLib.study_file import resolve_inside
 from SegGuidedMMRegLib.worker.requests import ImageRef

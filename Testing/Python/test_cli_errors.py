@@ -228,7 +228,7 @@ def test_a_device_that_is_not_there_is_answered_with_the_setting(finished, pictu
 
 
 def test_a_failed_pair_is_reported_and_the_others_go_on(finished, tmp_path, monkeypatch, says, capsys):
-    from SegGuidedMMRegLib.inference import Registrar
+    from SegGuidedMMRegLib.registrar import Registrar
 
     study = copy_of(finished.study, tmp_path / "study")
     wanted, delivered = study.cases_of(SOURCE, "test")[0].name, Registrar.delivered

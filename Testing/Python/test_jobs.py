@@ -26,7 +26,7 @@ from trained_study import (
 )
 
 from SegGuidedMMRegLib import jobs
-from SegGuidedMMRegLib.inference import Segmenter
+from SegGuidedMMRegLib.segmenter import Segmenter
 
 pytestmark = pytest.mark.xdist_group("trained")
 

@@ -22,8 +22,8 @@ from trained_study import (
 
 from SegGuidedMMRegLib import cli
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
-from SegGuidedMMRegLib.inference import Sample
 from SegGuidedMMRegLib.jobs import Given, register_files
+from SegGuidedMMRegLib.samples import Sample
 
 pytestmark = pytest.mark.xdist_group("trained")
 

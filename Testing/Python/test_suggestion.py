@@ -17,8 +17,8 @@ from SegGuidedMMRegLib.cases import Role
 from SegGuidedMMRegLib.config import AugmentationConfig
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.images import write_labels
-from SegGuidedMMRegLib.inference import Sample
 from SegGuidedMMRegLib.propagation import propagate
+from SegGuidedMMRegLib.samples import Sample
 from SegGuidedMMRegLib.study import Study, StudyError, TrainingView
 from SegGuidedMMRegLib.suggestion import greedy, suggest
 from SegGuidedMMRegLib.training import prealign
