@@ -389,7 +389,8 @@ def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = [f"{row['name']} is {row['after']['reason']}" for row in rows if row["after"]["reason"]]
     cut = [f"{row['name']} ({1 - row['covered']:.0%})" for row in rows if (row["covered"] or 1.0) < 0.95]
     if cut:
-        found.append(f"lies partly outside the moving image: {', '.join(cut)}")
+        verb = "lies" if len(cut) == 1 else "lie"
+        found.append(f"{', '.join(cut)} {verb} partly outside the moving image")
     for row in rows:
         before, after = row["before"]["dice"], row["after"]["dice"]
         if before is not None and after is not None and after < before - 0.01:

@@ -16,6 +16,8 @@ from SegGuidedMMRegGui.Widgets import connect, load_ui
 ROWS_AT_A_GO = 60
 _TYPING_MS = 200
 _NAME = 1
+_BESIDE_ICON = 8
+"""Pixels that Qt's styles leave around an icon, or a little less."""
 _ROLES = ("", "train", "validation", "test")
 _SIDES = ("", "yes", "no")
 
@@ -155,7 +157,7 @@ class CaseTable:
     def _make_room(self) -> None:
         """The first picture is there: the column of names was as wide as these alone."""
         table = self._ui.casesTable
-        table.setColumnWidth(_NAME, table.columnWidth(_NAME) + table.iconSize.width())
+        table.setColumnWidth(_NAME, table.columnWidth(_NAME) + table.iconSize.width() + _BESIDE_ICON)
         self._has_room = True
 
     def _fill_some(self) -> None:

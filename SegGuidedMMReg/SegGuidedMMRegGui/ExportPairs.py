@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 import qt
 from SegGuidedMMRegGui import NodeTags
 from SegGuidedMMRegGui.JobEvents import Data
+from SegGuidedMMRegGui.PairWords import arrow
 from SegGuidedMMRegGui.SceneBridge import SceneBridge
 from SegGuidedMMRegGui.Widgets import connect, fill_table
 from SegGuidedMMRegLib.reviews import ReviewRecord, Verdict
@@ -53,7 +54,7 @@ def pairs_of_study(told: Sequence[Data], study: Path) -> list[ExportablePair]:
         pairs.append(
             ExportablePair(
                 name,
-                name.replace("--", " → "),
+                arrow(name),
                 each["status"],
                 each["problem"],
                 each["dice"],
@@ -71,7 +72,7 @@ def pairs_of_scene(bridge: SceneBridge) -> list[ExportablePair]:
     for node in bridge.nodes(kind="forward"):
         folder, tag = node.GetAttribute(f"{NodeTags.PREFIX}Folder"), NodeTags.tag_of(node)
         if folder and tag is not None and Path(folder).resolve().parent != registrations:
-            title = _("{pair} (scene)").format(pair=tag.subject.replace("--", " → "))
+            title = _("{pair} (scene)").format(pair=arrow(tag.subject))
             found[folder] = _scene_pair(node, folder, title)
     return list(found.values())
 

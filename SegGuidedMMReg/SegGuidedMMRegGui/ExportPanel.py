@@ -46,6 +46,8 @@ class ExportPanel(Panel):
         self._written_to = ""
         self._options = ExportOptions(self._ui)
         self._table = PairsTable(self._ui.pairsTable, self.onChanged)
+        header = self._ui.planTable.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         connect(self._timer, "timeout()", self._ask_for_plan)

@@ -13,6 +13,11 @@ def number(value: Any, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def arrow(pair: str) -> str:
+    """The name of a pair, as people read it: moving → fixed."""
+    return pair.replace("--", " → ")
+
+
 def needs_for_registering(study: Mapping[str, Any] | None) -> list[str]:
     """What is missing of the study before anything can be registered, in words."""
     if study is None:
@@ -30,7 +35,7 @@ def summary(status: str, reasons: Sequence[str], report: Mapping[str, Any]) -> s
             why="; ".join(reason.rstrip(".") for reason in reasons) or _("no reason is given")
         )
     ]
-    lines += [_warning(text) for text in report.get("warnings", ())]
+    lines += [warning(text) for text in report.get("warnings", ())]
     means = report.get("mean") or {}
     before, after = (_of(means.get(state), "dice") for state in ("before", "after"))
     if after is not None:
@@ -62,8 +67,9 @@ def summary(status: str, reasons: Sequence[str], report: Mapping[str, Any]) -> s
     return "\n".join(lines)
 
 
-def _warning(text: str) -> str:
-    return _("Look at: {warning}").format(warning=text)
+def warning(text: str) -> str:
+    """What a report warns of, as a sentence."""
+    return _("Note: {warning}.").format(warning=str(text).rstrip("."))
 
 
 def _against(labels: Mapping[str, str] | None) -> str:

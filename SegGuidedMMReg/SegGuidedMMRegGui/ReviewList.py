@@ -11,6 +11,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 import qt
+from SegGuidedMMRegGui.PairWords import arrow
 from SegGuidedMMRegGui.Widgets import connect
 from SegGuidedMMRegLib.reviews import VERDICTS, Entry, ReviewRecord, entries, read_entry
 
@@ -195,7 +196,7 @@ class ReviewList:
     def _write(self, row: int, entry: Entry) -> None:
         status = {"ok": _("ok"), "failed": _("failed")}.get(entry.status, _("damaged"))
         dice = "–" if entry.dice is None else f"{entry.dice:.3f}"
-        for column, text in enumerate((entry.pair, status, dice, self._review_of(entry))):
+        for column, text in enumerate((arrow(entry.pair), status, dice, self._review_of(entry))):
             item = qt.QTableWidgetItem(text)
             item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
             item.setToolTip(text)

@@ -17,13 +17,14 @@ from SegGuidedMMRegGui.LookPart import LookPart
 from SegGuidedMMRegGui.NodeTags import BridgeError, remove_nodes, tag_of
 from SegGuidedMMRegGui.PairFiles import PairResult, read_pair
 from SegGuidedMMRegGui.PairVersions import pair_folder
+from SegGuidedMMRegGui.PairWords import arrow
 from SegGuidedMMRegGui.Panel import Panel
 from SegGuidedMMRegGui.ReviewList import FILTERS, ReviewList, words
 from SegGuidedMMRegGui.ReviewTable import rows, sentences
 from SegGuidedMMRegGui.SceneBridge import PairNodes
 from SegGuidedMMRegGui.Steps import Steps
 from SegGuidedMMRegGui.VolumeNodes import range_of
-from SegGuidedMMRegGui.Widgets import connect, fill_table, load_ui
+from SegGuidedMMRegGui.Widgets import connect, fill_table, fit_height, load_ui
 from SegGuidedMMRegGui.Workplace import Workplace
 from SegGuidedMMRegLib.cases import Case
 from SegGuidedMMRegLib.documents import read_json
@@ -32,6 +33,7 @@ from SegGuidedMMRegLib.sampling import Image
 from SegGuidedMMRegLib.study import Study
 
 _REVIEWER = "SegGuidedMMReg/Reviewer"
+_MOST_HIGH = 170
 _Images = dict[str, tuple[Case, Image, tuple[float, float]]]
 """By side, with the range of most values."""
 _Read = tuple[PairResult, _Images]
@@ -202,6 +204,7 @@ class ReviewPanel(Panel):
         self._list.mark(self._name())
         ui.pairLabel.text = self._title()
         fill_table(ui.measuresTable, rows(report))
+        fit_height(ui.measuresTable, _MOST_HIGH)
         dimension = 2 if self.workplace.study is None else int(self.workplace.study["dimension"])
         ui.orientationBox.enabled = dimension == 3
         ui.summaryLabel.text = "\n".join(sentences(report, dimension)) if report else ""
@@ -240,7 +243,7 @@ class ReviewPanel(Panel):
             if self.workplace.study is None:
                 return _("Open a study first (step 1).")
             return _("Choose a pair, or register one (step 4).")
-        name = self._name().replace("--", " → ")
+        name = arrow(self._name())
         if pair_folder(pair.folder) != pair.folder:
             name = _("{pair}, version {version}").format(pair=name, version=int(pair.folder.name))
         if pair.status == "ok":

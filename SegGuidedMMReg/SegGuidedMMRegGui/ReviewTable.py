@@ -7,12 +7,14 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from SegGuidedMMRegGui.PairWords import warning
+
 Report = Mapping[str, Any]
 _NONE = "–"
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
-    """A row a structure: name, Dice, HD95 and size, before and after, and folds."""
+    """A row a structure: name; Dice and HD95, before and after; folds; size, before and after."""
     return [_row(structure) for structure in report.get("structures") or ()]
 
 
@@ -30,7 +32,7 @@ def sentences(report: Report, dimension: int) -> list[str]:
             found.append(text.format(name=name, count=len(marks.get("names") or ()), **values))
     unit = "mm²" if dimension == 2 else "mm³"
     found.append(_("Sizes in {unit}: moving before → after registration (fixed).").format(unit=unit))
-    return [*found, *(str(warning) for warning in report.get("warnings") or ())]
+    return [*found, *map(warning, report.get("warnings") or ())]
 
 
 def _row(structure: Mapping[str, Any]) -> tuple[str, ...]:
@@ -43,8 +45,8 @@ def _row(structure: Mapping[str, Any]) -> tuple[str, ...]:
         str(structure.get("name", "")),
         _arrow(before.get("dice"), after.get("dice"), 3),
         _arrow(before.get("hd95_mm"), after.get("hd95_mm"), 1),
-        size,
         _number(folds.get("folded"), 0),
+        size,
     )
 
 

@@ -50,6 +50,7 @@ class SceneImport:
         self._scene, self._changed = scene, changed
         self._rows: list[_Row] = []
         self._modalities = (_("source"), _("target"))
+        self._ui.volumesTable.visible = False
         connect(self._ui.lookButton, "clicked(bool)", self.look)
         connect(self._ui.volumesTable, "itemChanged(QTableWidgetItem*)", self.onChanged)
 
@@ -68,6 +69,7 @@ class SceneImport:
             self._add(node, segmentations, kept.get(node.GetID()))
         table.blockSignals(was_blocked)
         table.resizeColumnsToContents()
+        table.visible = bool(volumes)
         self._changed()
 
     def name_modalities(self, source: str, target: str) -> None:

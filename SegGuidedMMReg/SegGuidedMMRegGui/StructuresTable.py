@@ -11,13 +11,14 @@ from slicer.i18n import tr as _
 import ctk
 import qt
 from SegGuidedMMRegGui.TermChooser import Term, TermChooser
-from SegGuidedMMRegGui.Widgets import connect, load_ui
+from SegGuidedMMRegGui.Widgets import connect, fit_height, load_ui
 from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.colours import palette_color
 from SegGuidedMMRegLib.study_file import StudyError
 from SegGuidedMMRegLib.terminology import meaning_of
 
 _VALUE, _NAME, _COLOUR, _TERM = range(4)
+_MOST_HIGH = 170
 
 
 @dataclass
@@ -66,6 +67,7 @@ class StructuresTable:
         connect(ui.table, "itemSelectionChanged()", self.onChanged)
         connect(ui.table, "itemChanged(QTableWidgetItem*)", self.onItemChanged)
         ui.saveButton.visible = save is not None
+        self._fit()
         self.onChanged()
 
     def show(self, structures: Sequence[Structure], study: str) -> None:
@@ -154,6 +156,7 @@ class StructuresTable:
         if 0 <= row < len(self._rows):
             del self._rows[row]
             self._ui.table.removeRow(row)
+            self._fit()
             self._told()
 
     def onSave(self) -> None:
@@ -227,6 +230,7 @@ class StructuresTable:
         table = self._ui.table
         for column in (_VALUE, _NAME, _COLOUR):
             table.resizeColumnToContents(column)
+        fit_height(table, _MOST_HIGH)
 
     def _choose_term(self, row: _Row) -> None:
         def chosen(term: Term) -> None:

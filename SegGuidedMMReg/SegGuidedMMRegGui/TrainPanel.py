@@ -35,7 +35,7 @@ class TrainPanel(Panel):
         self.widget, self._ui = load_ui("TrainPanel")
         self._followed: dict[str, tuple[Job, TrainingTold]] = {}
         self._status: Data | None = None
-        self._curves = Curves()
+        self._curves, self._titles = Curves(), {}
         self._folder = ""
         self._job: Job | None = None
         self._is_open, self._must_look = False, True
@@ -323,8 +323,9 @@ class TrainPanel(Panel):
         ui, training = self._ui, self._training
         told = training[1] if training else None
         source, target = ((self.workplace.study or {}).get(which, "") for which in ("source", "target"))
-        rows = [row_of(row, told) for row in rows_of(self._status, STAGES, source, target)]
-        update_table(ui.stagesTable, rows if self.workplace.study is not None else [])
+        rows = rows_of(self._status, STAGES, source, target) if self.workplace.study is not None else []
+        self._titles = {row.name: row.title for row in rows}
+        update_table(ui.stagesTable, [row_of(row, told) for row in rows])
         ui.progressBar.visible = ui.progressLabel.visible = told is not None
         if told is not None and training is not None:
             ui.progressBar.value = round(_STEPS * told.share)
@@ -355,7 +356,7 @@ class TrainPanel(Panel):
             curves = self._known_curves(told).continued_by(told.curves)
         shown = curves.of_stage(stage)
         self._ui.stageLabel.visible = bool(shown or pictures)
-        self._ui.stageLabel.text = _("Curves and pictures of the stage {stage}:").format(stage=stage)
+        self._ui.stageLabel.text = _("Stage “{stage}”:").format(stage=self._titles.get(stage, ""))
         if self._is_open:
             self._plots.show(shown)
             self._pictures.show(pictures)

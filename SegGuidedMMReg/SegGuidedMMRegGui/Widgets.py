@@ -72,8 +72,17 @@ def fill_table(table: Any, rows: Sequence[Sequence[str]]) -> None:
         for c, text in enumerate(row):
             item = qt.QTableWidgetItem(text)
             item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+            item.setToolTip(text)
             table.setItem(r, c, item)
     table.resizeColumnsToContents()
+
+
+def fit_height(table: Any, most: int) -> None:
+    """Make a table of few rows as high as these, `most` pixels at most."""
+    header, bar = table.horizontalHeader(), table.horizontalScrollBar()
+    rows = sum(table.rowHeight(row) for row in range(table.rowCount))
+    wanted = header.sizeHint.height() + rows + bar.sizeHint.height() + 2 * table.frameWidth
+    table.setMaximumHeight(max(table.minimumHeight, min(wanted, most)))
 
 
 def update_table(table: Any, rows: Sequence[Sequence[str]]) -> None:

@@ -21,12 +21,13 @@ import numpy as np
 import slicer_harness
 from slice_windows import SliceWindow, side_by_side
 from slicer_harness import layouts
+from slicer_harness.dicom_database import DicomDatabase
 from slicer_module import FOLDER, slicer
 
 import qt
 
 WIDTH, _MARGIN, _VIEW, _SCROLL_BAR = 480, 10, 300, 20
-_SETTLED_S, _PATIENCE_S = 1.0, 300.0
+_SETTLED_S, _LAYOUT_S, _PATIENCE_S = 1.0, 0.3, 300.0
 _DARK = {
     "Window": "#323232",
     "Base": "#242424",
@@ -98,27 +99,31 @@ class Window:
         self._area.resize(WIDTH, 200)
         self._area.show()
 
-    def take(self, section: Any, path: Path) -> None:
-        """Save `path`-light.png and `path`-dark.png, from the top to the end of the last section."""
+    def take(self, section: Any, path: Path, part: Any = None) -> None:
+        """Save `path`-light.png and `path`-dark.png: of a part, else from the top to the last section."""
         _make_room(section)
         self._area.setFocus()
         for theme in ("light", "dark"):
             qt.QApplication.setPalette(palette(theme == "dark"))
-            for _ in range(3):
-                qt.QApplication.processEvents()
-                self._area.resize(WIDTH, self._whole.heightForWidth(WIDTH))
-            bottom = self._widget.ui.exportButton.geometry.bottom()
-            picture = self._whole.grab(qt.QRect(0, 0, WIDTH, bottom + _MARGIN))
+            self._lay_out()
+            height = self._widget.ui.exportButton.geometry.bottom() + _MARGIN
+            picture = part.grab() if part else self._whole.grab(qt.QRect(0, 0, WIDTH, height))
             save(grabbed(picture), path.with_name(f"{path.name}-{theme}.png"))
+
+    def _lay_out(self) -> None:
+        """Until the panel is as high as its contents are now."""
+        until = time.monotonic() + _LAYOUT_S
+        while time.monotonic() < until:
+            qt.QApplication.processEvents()
+            self._area.resize(WIDTH, self._whole.heightForWidth(WIDTH))
 
 
 def _make_room(section: Any) -> None:
-    """Nothing in the section is cut: tables are as high as their rows, up to what the panel allows."""
+    """Tables show five of their rows, where the panel allows it: in Slicer they would fill a higher panel."""
     for table in section.findChildren(qt.QTableWidget):
         wanted = table.horizontalHeader().sizeHint.height() + _SCROLL_BAR
         wanted += sum(table.rowHeight(row) for row in range(min(table.rowCount, 5)))
-        table.setMinimumHeight(min(wanted, table.maximumHeight))
-        table.setMaximumHeight(max(min(wanted, table.maximumHeight), table.minimumHeight))
+        table.setMinimumHeight(max(table.minimumHeight, min(wanted, table.maximumHeight)))
 
 
 # -- what is done -------------------------------------------------------------------------------------------
@@ -150,6 +155,28 @@ class Tour:
         self.widget.ui.setupButton.collapsed = True
         self.widget.panels["study"].open(str(self._study))
 
+    def structures(self) -> Any:
+        """The structures of the study, where they are changed."""
+        ui = self.widget.panels["study"]._ui
+        ui.structuresButton.collapsed = False
+        return ui.structuresButton
+
+    def dicom(self) -> Any:
+        """The form for a new study, with two patients of a DICOM database listed and chosen."""
+        panel = self.widget.panels["study"]
+        slicer.dicomDatabase, ui, dicom = _database(), panel._ui, panel.form.dicom._ui
+        ui.structuresButton.collapsed, ui.importButton.collapsed = True, False
+        ui.sourceEdit.text, ui.targetEdit.text = "mr", "ct"
+        dicom.listButton.click()
+        self.settle()
+        for kind, button in (("t1", dicom.sourceButton), ("ct", dicom.targetButton)):
+            dicom.findEdit.text = kind
+            dicom.seriesTable.selectAll()
+            button.click()
+        dicom.findEdit.text = ""
+        dicom.seriesTable.clearSelection()
+        return ui.importButton
+
     def annotate(self) -> None:
         """The case that helps most is asked for, which opens it."""
         panel = self.widget.panels["annotate"]
@@ -160,6 +187,10 @@ class Tour:
         """The curves of the last network are looked at."""
         self.settle()
         self.widget.panels["train"]._ui.stagesTable.setCurrentCell(4, 0)
+
+    def prealign(self) -> None:
+        """The images of each modality before and after they were aligned roughly."""
+        self.widget.panels["train"]._ui.stagesTable.setCurrentCell(0, 0)
 
     def register(self) -> None:
         """The first test image of each modality."""
@@ -180,6 +211,14 @@ class Tour:
         self.wait(lambda: panel.workplace.pair is not None and panel._name() == panel._list.pairs[row])
         panel._ui.reviewerEdit.text, panel._ui.commentEdit.text = "A. Reader", "joint line fits"
         panel._ui.acceptButton.click()
+
+    def correct(self) -> Any:
+        """The structures of the moving image are edited beside the pair."""
+        panel = self.widget.panels["review"]
+        panel._ui.correctSection.collapsed = False
+        panel._ui.editMovingButton.click()
+        self.wait(lambda: panel._correct._draw.side is not None)
+        return panel._ui.correctSection
 
     def export(self) -> None:
         """A folder is chosen; what will be written there is shown."""
@@ -212,6 +251,15 @@ class Tour:
         print(ui.foldsLabel.text)
 
 
+def _database() -> DicomDatabase:
+    made = DicomDatabase()
+    for patient, number in (("P-014", 1), ("P-027", 2)):
+        for kind, description in (("MR", "T1 sag TSE"), ("MR", "T2 sag STIR"), ("CT", "Spine bone 1.0")):
+            uid = f"1.2.{number}.{description}"
+            made.add(None, patient=patient, uid=uid, description=description, kind=kind)
+    return made
+
+
 def _choose(box: Any, text: str) -> None:
     index = next(n for n in range(box.count) if box.itemText(n).startswith(text))
     box.currentIndex = index
@@ -239,16 +287,20 @@ def main(study: str, out: str) -> None:
         shutil.rmtree(copy, ignore_errors=True)
 
 
+_MORE = {"study": ("structures", "dicom"), "train": ("prealign",), "review": ("correct",)}
+
+
 def _go(tour: Tour, window: Window, out: Path) -> None:
     ui = tour.widget.ui
-    for name in ("setup", *tour.widget.panels):
-        section = getattr(ui, f"{name}Button")
+    for step in ("setup", *tour.widget.panels):
+        section = getattr(ui, f"{step}Button")
         section.collapsed = False
-        getattr(tour, name)()
-        tour.settle()
-        window.take(section, out / name)
-        if name == "review":
-            tour.views(out)
+        for name in (step, *_MORE.get(step, ())):
+            part = getattr(tour, name)()
+            tour.settle()
+            window.take(section, out / name, part)
+            if name == "review":
+                tour.views(out)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def test_icon_and_screenshots_are_where_the_metadata_say():
 def test_each_panel_has_a_small_picture_in_light_and_dark_that_is_not_installed():
     folder = ROOT / "SegGuidedMMReg/Resources/Screenshots"
     steps = ("setup", "study", "annotate", "train", "register", "review", "export")
-    wanted = {f"{step}-{theme}.png" for step in steps for theme in ("light", "dark")}
+    parts = ("structures", "dicom", "prealign", "correct")
+    wanted = {f"{name}-{theme}.png" for name in (*steps, *parts) for theme in ("light", "dark")}
     pictures = list(folder.glob("*.png"))
     assert wanted <= {path.name for path in pictures}
     assert max(path.stat().st_size for path in pictures) < 150_000

@@ -354,7 +354,7 @@ def test_a_result_is_told_in_words():
     }
     assert summary("failed", ["it folds."], report).splitlines() == [
         "Not to be trusted: it folds.",
-        "Look at: femur: half of it is outside the image",
+        "Note: femur: half of it is outside the image.",
         "Overlap of the structures (Dice): 0.50 before, 0.90 after, by predictions.",
         "12 folded voxels.",
         "There and back misses the start by 0.012 voxels, 0.50 at most.",

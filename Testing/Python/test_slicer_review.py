@@ -109,7 +109,7 @@ def picture(view) -> np.ndarray:
 # -- pairs --------------------------------------------------------------------------------------------------
 def test_the_pairs_of_the_study_are_listed_with_result_and_dice(panel):
     rows = cells(panel._ui.pairsTable)
-    assert [row[0] for row in rows] == ["d3--r3", "d3--r4", "d4--r3", "d4--r4"]
+    assert [row[0] for row in rows] == ["d3 → r3", "d3 → r4", "d4 → r3", "d4 → r4"]
     assert [row[1] for row in rows] == ["ok", "ok", "ok", "failed"]
     assert all(float(row[2]) > 0.8 for row in rows[:3])
     assert panel._ui.countLabel.text == "4 pairs, 4 not reviewed"
@@ -461,8 +461,8 @@ def test_measures_stand_a_structure_before_and_after(panel):
     assert rows[0][1] == f"{first['before']['dice']:.3f} → {first['after']['dice']:.3f}"
     assert rows[0][2] == f"{first['before']['hd95_mm']:.1f} → {first['after']['hd95_mm']:.1f}"
     size = f"{first['before']['size']:.0f} → {first['after']['size']:.0f} ({first['fixed_size']:.0f})"
-    assert rows[0][3] == size
-    assert rows[0][4] == "0"
+    assert rows[0][3] == "0"
+    assert rows[0][4] == size
     summary = panel._ui.summaryLabel.text
     assert f"{report['inverse_consistency']['mean_mm']:.3f} mm on average" in summary
     assert f"{report['landmarks']['mean_before_mm']:.2f} mm before" in summary

@@ -327,7 +327,7 @@ def test_progress_time_left_and_curves_are_live(quick, panel, knees, trains):
     assert "segmentation 40/100, 2 min left" in ui.progressLabel.text
     assert ui.progressBar.value == 400
     assert not panel._plots._labels[0].isHidden()
-    assert panel._ui.stageLabel.text == "Curves and pictures of the stage segmentation:"
+    assert panel._ui.stageLabel.text == "Stage “Segment dxa”:"
     assert panel._plots._labels[0].toolTip.startswith("segmentation, loss")
     assert not ui.trainButton.enabled
     assert not ui.settingsStack.enabled
