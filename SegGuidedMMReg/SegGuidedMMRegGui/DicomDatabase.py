@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from SegGuidedMMRegGui.Steps import Progress, Steps
+from SegGuidedMMRegGui.Steps import Progress, Steps, beside
 
 _NO_IMAGES = {"DOC", "KO", "PLAN", "PR", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "SEG", "SR"}
 """Values of the element Modality that stand for other things than images."""
-_COLUMNS = ("image", "modality", "case", "series")
+_COLUMNS = ("image", "modality", "case", "series", "original")
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,43 @@ def listing(source: Any) -> Steps[list[Series]]:
 def listing_files(source: Any, chosen: Sequence[tuple[Series, str]], path: Path) -> Steps[Path]:
     """Write the list of these series and their modalities for `segmmreg new --list`.
 
+    The files of a series that lie in several folders are gathered beside the list.
+
     Raises:
-        ValueError: naming a series whose files are gone, or do not lie together.
+        ValueError: naming a series whose files are gone.
     """
     names = _numbered(series.name for series, _modality in chosen)
     rows = []
     for number, ((series, modality), name) in enumerate(zip(chosen, names, strict=True)):
         files = [Path(file) for file in source.filesForSeries(series.uid) if file]  # "" of one on a server
-        folders = {file.parent for file in files}
-        if len(folders) != 1 or not files[0].is_file():
+        if not files or not files[0].is_file():
             raise ValueError(
                 _(
-                    "The files of the series {name} are gone, or lie in several folders. Load it with "
-                    "Slicer's module DICOM, and tick the volume instead."
+                    "The files of the series {name} are gone. Load it with Slicer's module DICOM, and tick "
+                    "the volume instead."
                 ).format(name=series.name)
             )
-        rows.append((str(folders.pop()), modality, name, series.uid))
+        folder, original = files[0].parent, ""
+        if any(file.parent != folder for file in files):
+            folder, original = path.parent / str(number), str(folder)
+            yield from _gathering(files, folder, series.name)
+        rows.append((str(folder), modality, name, series.uid, original))
         yield Progress(series.name, number, len(chosen))
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([_COLUMNS, *rows])
     return path
+
+
+def _gathering(files: Sequence[Path], folder: Path, what: str) -> Steps[None]:
+    """The files in one folder: as links where the disk allows it, else as copies."""
+    folder.mkdir()
+    for number, file in enumerate(files):
+        there = folder / f"{number:06d}.dcm"
+        try:
+            os.link(file, there)
+        except OSError:
+            yield from beside(partial(shutil.copyfile, file, there))
+        yield Progress(what, number, len(files))
 
 
 def _numbered(names: Iterable[str]) -> list[str]:

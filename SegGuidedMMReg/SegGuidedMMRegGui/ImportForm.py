@@ -189,9 +189,11 @@ class ImportForm:
             self._listing = None
             self._failed(message or _("Cancelled."))
 
-        self._place = Path(tempfile.mkdtemp(prefix="SegGuidedMMReg-import-", dir=slicer.app.temporaryPath))
         said = _("Looking for the files of {count} series").format(count=len(series))
         try:
+            self._place = Path(
+                tempfile.mkdtemp(prefix="SegGuidedMMReg-import-", dir=slicer.app.temporaryPath)
+            )
             steps = listing_files(source, series, self._place / "dicom.csv")
             self._listing = read(self._workplace.runner, said, steps, found, failed)
         except (ValueError, OSError) as error:
@@ -213,9 +215,13 @@ class ImportForm:
         def done(listed: Path) -> None:
             start([*lists, listed], files.notes)
 
-        files = self._files = SceneFiles(
-            self._workplace.runner, wanted.volumes, wanted.structures, done, self._failed
-        )
+        try:
+            files = self._files = SceneFiles(
+                self._workplace.runner, wanted.volumes, wanted.structures, done, self._failed
+            )
+        except OSError as error:  # no folder for temporary files
+            self._failed(str(error))
+            return
         files.start()
         if files.is_writing:
             self._told(_("Writing {count} volumes of the scene …").format(count=len(wanted.volumes)))

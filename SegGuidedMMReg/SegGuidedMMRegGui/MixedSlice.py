@@ -95,6 +95,8 @@ class MixedSlice:
         """Show the moving image where the mask says."""
         if not all(self._scene.IsNodePresent(node) for node in (self.node, self._moving)):
             return
+        if self._moving.GetImageData() is None or 0 in self._slice_node.GetDimensions():
+            return  # its pixels were unloaded, or the view has no size yet
         pixels, inside = self._pixels()
         to_ras = from_vtk(self._slice_node.GetXYToRAS())
         rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
@@ -109,19 +111,22 @@ class MixedSlice:
         self._put(pixels, to_ras)
 
     def _pixels(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The moving image on the pixels of the view, the lowest row first, and where it is."""
+        """The moving image on the pixels of the view, the lowest row first, and where it is.
+
+        Of several slices in one view, as Slicer's light box has them, it is the first.
+        """
         reslice = self._layer.GetReslice()
         reslice.Update()
         image = reslice.GetOutput()
-        width, height, _ = image.GetDimensions()
-        values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width)
+        shape = image.GetDimensions()[::-1]
+        values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)[0]
         where = vtk.vtkImageStencilToImage()
         where.SetInputConnection(reslice.GetStencilOutputPort())
         where.SetInsideValue(1)
         where.SetOutsideValue(0)
         where.SetOutputScalarTypeToUnsignedChar()
         where.Update()
-        inside = vtk_to_numpy(where.GetOutput().GetPointData().GetScalars()).reshape(height, width)
+        inside = vtk_to_numpy(where.GetOutput().GetPointData().GetScalars()).reshape(shape)[0]
         return values, inside > 0
 
     def _axes(self) -> NDArray[np.float64]:

@@ -85,7 +85,8 @@ def _table() -> dict[int, tuple[int, str]]:
         return _table_of_proc()
     if os.name == "nt":
         return _table_of_windows()
-    told = subprocess.run(_PS, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    plain = {**os.environ, "LC_ALL": "C", "TZ": "UTC0"}  # the same times after a journey, and in summer
+    told = subprocess.run(_PS, capture_output=True, text=True, check=False, env=plain)
     rows = (line.split(None, 3) for line in told.stdout.splitlines())
     return {int(pid): (int(parent), began) for pid, parent, state, began in rows if state[0] != "Z"}
 
@@ -124,7 +125,7 @@ def _table_of_windows() -> dict[int, tuple[int, str]]:
             ("name", ctypes.c_char * 260),
         )
 
-    kernel = ctypes.windll.kernel32
+    kernel = ctypes.WinDLL("kernel32")  # our own: others may set types of the functions of ctypes.windll
     kernel.CreateToolhelp32Snapshot.restype = kernel.OpenProcess.restype = wintypes.HANDLE
 
     def began(pid: int) -> int:

@@ -24,9 +24,10 @@ from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.colours import palette_color
 from SegGuidedMMRegLib.images import write_labels
 from SegGuidedMMRegLib.sampling import Image
-from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES
+from SegGuidedMMRegLib.study_file import FORBIDDEN_IN_NAMES, is_reserved
 
 _PIECE_BYTES = 8 << 20
+_NAME_BYTES = 100
 _COLUMNS = ("image", "modality", "case", "subject", "role", "mirrored", "label", "original")
 _NRRD_TYPES = {"b": "signed char", "h": "short", "i": "int", "B": "unsigned char", "H": "unsigned short"}
 _NRRD_TYPES |= {"I": "unsigned int", "f": "float", "d": "double"}
@@ -187,7 +188,8 @@ def file_name(text: str) -> str:
     kept = "".join("_" if c in FORBIDDEN_IN_NAMES or not c.isprintable() else c for c in text)
     while "--" in kept:
         kept = kept.replace("--", "-")
-    return kept.strip(" .")[:100].strip(" .") or _("volume")
+    kept = kept.strip(" .").encode()[:_NAME_BYTES].decode(errors="ignore").strip(" .") or _("volume")
+    return f"_{kept}" if is_reserved(kept) else kept
 
 
 def _nrrd_header(image: Image, kind: str) -> bytes:

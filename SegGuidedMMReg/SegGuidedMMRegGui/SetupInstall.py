@@ -73,16 +73,19 @@ def _install_torch(requirement: Requirement) -> None:
 def _install_by_pip(
     together: Sequence[Requirement], alone: Sequence[Requirement], progress: Callable[[str], None]
 ) -> None:
+    """First those that come alone: after the others Slicer may offer to restart, and do it at once."""
+    said = _("Packages are being installed: {names}")
+    if alone:
+        names = [str(requirement) for requirement in alone]
+        progress(said.format(names=", ".join(names)))
+        slicer.util.pip_install(["--no-deps", *names])
+    if not together:
+        return
     with tempfile.TemporaryDirectory() as place:
         held = Path(place) / "held.txt"
         held.write_text("\n".join(held_versions()) + "\n", encoding="utf-8")
-        if together:
-            progress(_("Packages are being installed: {names}").format(names=", ".join(map(str, together))))
-            _pip([str(requirement) for requirement in together], held)
-    if alone:
-        names = [str(requirement) for requirement in alone]
-        progress(_("Packages are being installed: {names}").format(names=", ".join(names)))
-        slicer.util.pip_install(["--no-deps", *names])
+        progress(said.format(names=", ".join(map(str, together))))
+        _pip([str(requirement) for requirement in together], held)
 
 
 def _pip(names: list[str], held: Path) -> None:

@@ -77,13 +77,19 @@ class SetupPanel:
     # -- what the user does -----------------------------------------------------------------------------
     def onOtherPythonToggled(self, is_other: bool) -> None:
         self._ui.otherPythonPath.enabled = is_other
+        self.onPathChanged()
         if not is_other:
             choose_python("")
             self.refresh()
 
     def onPathChanged(self) -> None:
-        path = self._ui.otherPythonPath.currentPath
-        self._ui.checkButton.enabled = bool(path) or not self._ui.otherPythonButton.isChecked()
+        ui = self._ui
+        ui.checkButton.enabled = bool(ui.otherPythonPath.currentPath) or not ui.otherPythonButton.isChecked()
+        ui.checkButton.toolTip = (
+            _("Look at the packages and devices of the chosen Python")
+            if ui.checkButton.enabled
+            else _("Needs the program python of the other Python")
+        )
 
     def onCheck(self) -> None:
         """Look again; another Python is chosen if it can run the library."""
@@ -106,7 +112,7 @@ class SetupPanel:
             return
         self._ui.installButton.enabled = False
         try:
-            install(missing, self._show_progress)
+            install(missing, self._show_installing)
         except InstallError as error:
             self.refresh()
             self._show_message(str(error))
@@ -132,7 +138,7 @@ class SetupPanel:
 
     def _ask(self, python: JobPython) -> None:
         """Let the chosen Python tell what it has: it loads torch, so it does it in a process of its own."""
-        self._show_progress(_("Looking at the packages and devices of {path} …").format(path=python.path))
+        self._show_message(_("Looking at the packages and devices of {path} …").format(path=python.path))
         self._asked = python
         listener = JobListener(result=self._told(python), finished=lambda end: self._looked(end, python))
         self._look = self._runner.start(_("Looking at this machine"), ("info",), listener, python)
@@ -195,7 +201,8 @@ class SetupPanel:
         if not python.is_slicers:
             ui.otherPythonPath.currentPath = python.path
 
-    def _show_progress(self, text: str) -> None:
+    def _show_installing(self, text: str) -> None:
+        """Slicer's pip keeps the window busy, so it is drawn before."""
         self._show_message(text)
         slicer.app.processEvents()
 

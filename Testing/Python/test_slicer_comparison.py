@@ -201,3 +201,15 @@ def test_deleted_images_and_a_closed_scene_are_survived(scene, comparison, image
     scene.Clear(0)
     settle()
     comparison.update()
+
+
+def test_a_view_of_several_slices_or_of_none_and_an_unloaded_image_are_no_error(scene, images, comparison):
+    comparison.mode = "checkerboard"
+    comparison.update()
+    node, mixed = Views.slice_node(VIEW), comparison._mixed
+    for size in ((64, 48, 4), (0, 0, 1), (64, 48, 1)):  # the light box of Slicer has four slices in one view
+        node.SetDimensions(*size)
+        mixed.update(comparison._mask(mixed))
+    assert mixed.node.GetImageData().GetDimensions()[0] > 1
+    images[1].SetAndObserveImageData(None)
+    mixed.update(comparison._mask(mixed))

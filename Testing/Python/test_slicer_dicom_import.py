@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,31 @@ def test_series_and_volumes_of_the_scene_go_into_one_study(panel, database, tmp_
     panel.form.structures._ui.addRowButton.click()
     study = make(panel, tmp_path / "study")
     assert sorted(case.key for case in study.cases) == ["ct/P1 bone", "mr/scanned"]
+
+
+@pytest.mark.parametrize("can_link", [True, False], ids=["linked", "copied"])
+def test_a_series_whose_files_lie_in_several_folders_is_one_case(
+    panel, database, tmp_path, monkeypatch, can_link
+):
+    def refuse(*_):
+        raise OSError("another disk")
+
+    if not can_link:
+        monkeypatch.setattr(os, "link", refuse)
+    filled(database, tmp_path / "db")
+    for file in sorted((tmp_path / "db" / "P1").iterdir())[:2]:
+        (tmp_path / "db" / "P1" / "DIR2").mkdir(exist_ok=True)
+        file.rename(tmp_path / "db" / "P1" / "DIR2" / file.name)
+    panel._ui.importButton.collapsed = False
+    panel.form.dicom._ui.listButton.click()
+    settle(panel)
+    choose(panel, "P1 bone", "target")
+    choose(panel, "P2 bone", "source")
+    panel.form.structures._ui.addRowButton.click()
+    study = make(panel, tmp_path / "study")
+    case = study.case("ct/P1 bone")
+    assert study.read_image(case).grid.size == (14, 12, 4)
+    assert Path(case.original).is_relative_to(tmp_path / "db" / "P1")
 
 
 def test_files_that_are_gone_are_named_with_the_remedy(panel, database, tmp_path):

@@ -17,6 +17,7 @@ from SegGuidedMMRegGui.DetachedJob import DetachedJob
 from SegGuidedMMRegGui.JobEvents import JobListener
 from SegGuidedMMRegGui.JobRunner import ChildJob, JobRunner
 from SegGuidedMMRegGui.Steps import in_turns
+from SegGuidedMMRegGui.StyleWatch import StyleWatch
 from SegGuidedMMRegGui.TermChooser import TermChooser
 
 
@@ -82,6 +83,17 @@ def test_an_image_that_nobody_wants_any_more_is_gone_once_it_was_read():
 
 class Large:
     """Stands for an image."""
+
+    def draw(self) -> None:
+        """As a picture in the colours of the palette."""
+
+
+def test_a_picture_that_followed_the_style_is_gone_once_it_is_closed():
+    large = Large()
+    watch, reference = StyleWatch(large.draw), weakref.ref(large)
+    watch.close()
+    del watch, large
+    assert is_gone(reference)
 
 
 def test_what_was_shown_in_short_steps_is_gone():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 from slicer_module import slicer
@@ -82,7 +81,7 @@ def kernel(monkeypatch):
             OLD: (LAUNCHER, 3),
         }
     )
-    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=made), raising=False)
+    monkeypatch.setattr(ctypes, "WinDLL", {"kernel32": made}.__getitem__, raising=False)
     monkeypatch.setattr(ProcessTree, "_table", ProcessTree._table_of_windows)
     monkeypatch.setattr(ProcessTree, "_PROC", ProcessTree.Path("/none"))
     return made

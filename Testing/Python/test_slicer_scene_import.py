@@ -13,7 +13,7 @@ import qt
 from SegGuidedMMRegGui import ReadingJob
 from SegGuidedMMRegGui.JobRunner import JobRunner
 from SegGuidedMMRegGui.Places import to_vtk
-from SegGuidedMMRegGui.SceneFiles import SceneFiles, SceneVolume, write_in_pieces
+from SegGuidedMMRegGui.SceneFiles import SceneFiles, SceneVolume, file_name, write_in_pieces
 from SegGuidedMMRegGui.StudyPanel import StudyPanel
 from SegGuidedMMRegGui.VolumeNodes import read_volume
 from SegGuidedMMRegGui.Workplace import Workplace
@@ -251,6 +251,36 @@ def test_the_list_follows_the_scene_and_keeps_what_was_said(panel):
 
 
 # -- files ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("MR: knee/left", "MR_ knee_left"),
+        ("a--b", "a-b"),
+        ("con.1", "_con.1"),
+        (" . ", "volume"),
+        ("膝" * 90, "膝" * 33),
+    ],
+)
+def test_the_name_of_a_volume_becomes_one_that_files_can_have_everywhere(called, name):
+    assert file_name(called) == name
+    assert len(f"{name}.seg.nrrd".encode()) < 255
+
+
+def test_without_a_folder_for_temporary_files_the_import_says_so(panel, tmp_path, monkeypatch):
+    volume("scanned", 1, (4, 20, 16))
+    volume("photographed", 2, (4, 20, 16))
+    panel._ui.importButton.collapsed = False
+    tick(panel, "scanned", 0)
+    tick(panel, "photographed", 1)
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "gone"))
+    ui = panel._ui
+    ui.newPath.currentPath, ui.sourceEdit.text, ui.targetEdit.text = str(tmp_path / "s"), "mr", "ct"
+    panel.form.structures._ui.addRowButton.click()
+    ui.newButton.click()
+    assert "gone" in ui.messageLabel.text
+    assert ui.newButton.enabled
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64, np.uint32])
 def test_an_image_in_pieces_is_the_image(tmp_path, kind, monkeypatch):
     from SegGuidedMMRegGui import SceneFiles as module

@@ -130,6 +130,7 @@ class Pip:
 
     def __init__(self, monkeypatch, *, pytorch: bool = True, ensure: bool = True) -> None:
         self.calls: list[tuple[str, list[str], str]] = []
+        self._restarts = False
         self.there = {"numpy": "2.4.6", "SimpleITK": "2.5.7", "vtk": "9.6.0", "requests": "2.32"}
         monkeypatch.setattr(SetupCheck, "_version", self.there.get)
         monkeypatch.setattr(slicer.util, "pip_install", self._pip, raising=False)
@@ -146,10 +147,15 @@ class Pip:
         self.there["torch"] = "2.9.0+cu126"
         return self
 
-    def pip_ensure(self, requirements, constraints, requester, prompt_install):
+    def pip_ensure(self, requirements, constraints=None, requester=None, prompt_install=True):
+        """It may restart Slicer at the end, so nothing can come after it."""
+        assert not prompt_install
         self._take("ensure", requirements, constraints)
+        self._restarts = True
 
     def _pip(self, arguments):
+        assert type(arguments) is list, "Slicer's pip takes a list, and no other sequence"
+        assert not self._restarts
         held = arguments[arguments.index("--constraint") + 1] if "--constraint" in arguments else ""
         self._take("pip", arguments, held)
 
@@ -174,7 +180,7 @@ def test_the_button_installs_what_is_missing_and_holds_what_is_slicers(card, mon
     card.refresh()
     card._ui.installButton.click()
     assert [kind for kind, _ in slicer_harness.displays] == ["question"]
-    (torch, _, _), (how, names, held), (alone, others, _) = pip.calls
+    (torch, _, _), (alone, others, _), (how, names, held) = pip.calls
     assert (torch, how, alone) == ("torch", "ensure" if ensure else "pip", "pip")
     assert "monai>=1.5.1,<2" in names
     assert not any(name.startswith(("numpy", "SimpleITK", "torch", "vtk", "requests")) for name in names)
@@ -221,6 +227,16 @@ def test_nothing_is_installed_if_the_user_says_no(card, monkeypatch):
     card.refresh()
     card._ui.installButton.click()
     assert pip.calls == []
+
+
+def test_another_python_is_looked_at_once_its_program_is_named(card):
+    card._ui.otherPythonButton.click()
+    assert not card._ui.checkButton.enabled
+    assert "Needs the program python" in card._ui.checkButton.toolTip
+    card._ui.otherPythonPath.currentPath = sys.executable
+    assert card._ui.checkButton.enabled
+    card._ui.slicersPythonButton.click()
+    assert card._ui.checkButton.enabled
 
 
 def choose(card, path: str) -> None:

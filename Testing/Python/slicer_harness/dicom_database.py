@@ -27,7 +27,7 @@ class DicomDatabase:
         raise AttributeError(f"ctkDICOMDatabase.{name}: creating new attributes is not allowed")
 
     def add(self, folder: Path | None, *, patient: str, uid: str, description: str, kind: str = "MR") -> None:
-        """A series whose files are those of a folder, None for a server; each patient has one study."""
+        """A series whose files are those in a folder, None for a server; each patient has one study."""
         fields = {"SeriesDescription": description, "Modality": kind, "SeriesInstanceUID": uid}
         self._series.append((patient, f"study of {patient}", fields, folder))
         self._by_uid[uid] = self._series[-1]
@@ -53,7 +53,7 @@ class DicomDatabase:
         _patient, _study, _fields, folder = self._by_uid[series]
         if folder is None:
             return ("",)  # it has an address, but no name of a file
-        files = [str(path) for path in sorted(folder.glob("*")) if path.is_file()]
+        files = [str(path) for path in sorted(folder.rglob("*")) if path.is_file()]
         return tuple(files if hits < 0 else files[:hits])
 
     def fieldForPatient(self, field: str, patient: str) -> str:
