@@ -24,16 +24,12 @@ from SegGuidedMMRegLib.files import atomic_path, write_text_atomically
 from SegGuidedMMRegLib.freshness import Freshness
 from SegGuidedMMRegLib.images import read_labels
 from SegGuidedMMRegLib.origin import origin
-from SegGuidedMMRegLib.pair_report import (
-    MEASURES,
+from SegGuidedMMRegLib.pair_report import MEASURES, PairSide, mean_or_none, on_grid, pair_report
+from SegGuidedMMRegLib.pair_report_file import (
     STATES,
-    PairSide,
     Report,
     against_of,
     failed_report,
-    mean_or_none,
-    on_grid,
-    pair_report,
     pair_reports,
     write_pair_report,
 )

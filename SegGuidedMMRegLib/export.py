@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from SegGuidedMMRegLib.displacement import grid_between_corners
 from SegGuidedMMRegLib.files import remove_temporaries
 from SegGuidedMMRegLib.new_files import new_files, refuse_existing
-from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report, read_pair_report
+from SegGuidedMMRegLib.pair_report_file import REPORT_NAME, Report, read_pair_report
 from SegGuidedMMRegLib.reviews import ReviewRecord
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.transform_headers import field_grid

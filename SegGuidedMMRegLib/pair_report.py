@@ -17,40 +17,32 @@ start by more than the limits below.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from SegGuidedMMRegLib import __version__, metrics
-from SegGuidedMMRegLib.documents import DocumentError, read_json
 from SegGuidedMMRegLib.fields import SpatialTransform, corner_jacobians_minimum, inverse_consistency_error
-from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.images import Image, resample
-from SegGuidedMMRegLib.pair_report_file import PairReportFile
+from SegGuidedMMRegLib.pair_report_file import STATES, Report
 from SegGuidedMMRegLib.points import MatchedLandmarks, PointList, match_points
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.study import Structure
 
-REPORT_NAME = "report.json"
 MEASURES = ("dice", "hd95_mm", "assd_mm")
-STATES = ("identity", "before", "after", "in_view")
 MEAN_LIMIT_VOXELS = 0.1
 """Largest mean forward∘inverse error, in voxels, of a pair that counts as registered."""
 MAX_LIMIT_VOXELS = 0.5
 """Largest single forward∘inverse error, in voxels, of a pair that counts as registered."""
 
 LabelKind = Literal["truth", "prediction"]
-Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -145,93 +137,6 @@ def pair_report(
         "guiding_landmarks": _landmarks(guides, forward, prealignment_lps),
     }
     return _plain(report)
-
-
-def failed_report(moving: str, fixed: str, reason: str, *, seconds: float = 0.0) -> Report:
-    """The report of a pair that could not be registered at all."""
-    return {
-        "format": 1,
-        "version": __version__,
-        "moving": moving,
-        "fixed": fixed,
-        "moving_modality": "",
-        "fixed_modality": "",
-        "status": "failed",
-        "reasons": [reason],
-        "warnings": [],
-        "seconds": seconds,
-        "labels": None,
-        "structures": [],
-        "mean": dict.fromkeys(STATES),
-        "folds": None,
-        "inverse_consistency": None,
-        "landmarks": None,
-        "guiding_landmarks": None,
-    }
-
-
-def against_of(report: Report) -> str:
-    """What a pair was measured against: "truth", "prediction", both as "moving/fixed", or "" for nothing."""
-    labels = report["labels"]
-    if not labels:
-        return ""
-    moving, fixed = labels["moving"], labels["fixed"]
-    return moving if moving == fixed else f"{moving}/{fixed}"
-
-
-def write_pair_report(report: Report, folder: Path) -> Path:
-    """Write `report.json` into the folder of a registration, whole or not at all."""
-    path = folder / REPORT_NAME
-    write_text_atomically(path, json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    return path
-
-
-def pair_reports(folder: Path, unreadable: list[str] | None = None) -> Iterator[Report]:
-    """The reports under `registrations/`, one at a time, in order of their folders.
-
-    Args:
-        folder: that of all pairs.
-        unreadable: takes a sentence for each report that cannot be read.
-
-    Yields:
-        Reports as `read_pair_report` gives them.
-    """
-    for path in report_paths(folder):
-        try:
-            yield read_pair_report(path.parent)
-        except ValueError as error:
-            if unreadable is not None:
-                unreadable.append(str(error))
-
-
-def report_paths(folder: Path) -> list[Path]:
-    """The `report.json` of each registered pair under `folder`; those that are being written do not count."""
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    paths = (folder / name / REPORT_NAME for name in found if not name.startswith("."))
-    return [path for path in paths if path.is_file()]
-
-
-def read_pair_report(folder: Path) -> Report:
-    """The report in the folder of a pair, with the folder's name as `pair`.
-
-    What it does not say is as in `failed_report`, without reasons.
-
-    Raises:
-        ValueError: naming file, entry and remedy, if it cannot be read.
-    """
-    path, where = folder / REPORT_NAME, f"{folder.name}/{REPORT_NAME}"
-    if path.is_symlink():
-        raise ValueError(f"{where} is a link: register the pair again.")
-    try:
-        record = read_json(path)
-        PairReportFile.model_validate(record, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ValueError(f"{where} is damaged ({entry}: {first['msg']}): register the pair again.") from None
-    except (DocumentError, OSError) as error:
-        raise ValueError(f"{where} is damaged ({error}): register the pair again.") from None
-    return {**failed_report("", "", ""), "reasons": [], **record, "pair": folder.name}
 
 
 # -- labels -------------------------------------------------------------------------------------------------

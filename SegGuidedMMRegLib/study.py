@@ -13,21 +13,20 @@ files::
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from SegGuidedMMRegLib.cases import Case, Role, Structure, values_to_indices
-from SegGuidedMMRegLib.documents import read_json, shortened
+from SegGuidedMMRegLib.documents import shortened
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.space import FloatArray, Grid
+from SegGuidedMMRegLib.study_affines import study_to_case, write_affines
 from SegGuidedMMRegLib.study_file import (
     StudyError,
     check_links,
@@ -265,8 +264,7 @@ class Study:
 
     def save_affines(self, affines: Mapping[str, ArrayLike]) -> None:
         """Keep the `study_to_case` matrices of all cases, by `Case.key`."""
-        record = {key: _check_affine(matrix, key).tolist() for key, matrix in affines.items()}
-        write_text_atomically(self.affines_path, json.dumps({"study_to_case_lps": record}, indent=1))
+        write_affines(self.affines_path, affines)
 
     def study_to_case(self, case: Case) -> FloatArray:
         """4x4 from study LPS mm to `case`'s physical LPS mm.
@@ -274,7 +272,7 @@ class Study:
         Raises:
             StudyError: if the case has not been pre-aligned.
         """
-        return _study_to_case(self.affines_path, case)
+        return study_to_case(self.affines_path, case)
 
 
 @dataclass(frozen=True)
@@ -358,7 +356,7 @@ class TrainingView:
             PermissionError: for test cases and cases that are not of this study.
             StudyError: if the case has not been pre-aligned.
         """
-        return _study_to_case(self.folder / "models" / "prealign" / "affines.json", self._allowed(case))
+        return study_to_case(self.folder / "models" / "prealign" / "affines.json", self._allowed(case))
 
     def _of_role(self, role: Role, modality: str) -> tuple[Case, ...]:
         return tuple(c for c in self.cases if c.role == role and c.modality == modality)
@@ -403,35 +401,3 @@ def _one_file(folder: Path, relative: str) -> Path:
     if path.is_dir() or path.suffix.lower() in (".nhdr", ".mhd", ".hdr", ".img"):
         raise StudyError(f"{path}: images of a study are one file each; add it anew with `segmmreg add`.")
     return path
-
-
-def _study_to_case(path: Path, case: Case) -> FloatArray:
-    try:
-        state = path.stat()
-        matrix = _affines(path, state.st_mtime_ns, state.st_size, state.st_ino).get(case.key)
-    except FileNotFoundError:
-        raise StudyError(f"{path} is missing: `segmmreg train` pre-aligns the images first.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(
-            f"{path} is damaged ({error}): delete it, `segmmreg train` makes it again."
-        ) from None
-    if matrix is None:
-        raise StudyError(f"{path}: {case.key} is not pre-aligned; `segmmreg train` does it.")
-    return _check_affine(matrix, f"{path}: {case.key}")
-
-
-@lru_cache(maxsize=4)
-def _affines(path: Path, *_state: int) -> Mapping[str, ArrayLike]:
-    """What `affines.json` holds, read once while the file stays as it is: there may be thousands of cases."""
-    found: Mapping[str, ArrayLike] = read_json(path)["study_to_case_lps"]
-    return found
-
-
-def _check_affine(matrix: ArrayLike, where: str) -> FloatArray:
-    try:
-        m = np.asarray(matrix, dtype=float)
-    except (ValueError, TypeError):
-        m = np.zeros(0)
-    if m.shape != (4, 4) or not np.isfinite(m).all() or abs(np.linalg.det(m)) < 1e-9:
-        raise StudyError(f"{where}: expected an invertible 4x4 matrix, got {str(matrix)[:200]}.")
-    return m

@@ -16,7 +16,7 @@ from SegGuidedMMRegLib.commands.base import Command, Done
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.events import Reporter
     from SegGuidedMMRegLib.jobs import Output, Pairs
-    from SegGuidedMMRegLib.pair_report import Report
+    from SegGuidedMMRegLib.pair_report_file import Report
     from SegGuidedMMRegLib.samples import Sample
     from SegGuidedMMRegLib.study import Study
 

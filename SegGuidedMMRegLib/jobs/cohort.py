@@ -32,7 +32,7 @@ from SegGuidedMMRegLib.jobs.sides import Digests, Images, Prepared
 from SegGuidedMMRegLib.jobs.summary import SummaryFile, summary_path, write_summary
 from SegGuidedMMRegLib.locks import working_on
 from SegGuidedMMRegLib.out_of_memory import release_memory
-from SegGuidedMMRegLib.pair_report import REPORT_NAME, Report
+from SegGuidedMMRegLib.pair_report_file import REPORT_NAME, Report
 from SegGuidedMMRegLib.points import MatchedLandmarks, read_matched_landmarks
 from SegGuidedMMRegLib.pool import RENEWED_AFTER, Died, work_off
 from SegGuidedMMRegLib.provenance import differences

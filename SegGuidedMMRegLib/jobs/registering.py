@@ -11,7 +11,8 @@ from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.images import Image
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy
 from SegGuidedMMRegLib.jobs.results import Given, Output, write_pair
-from SegGuidedMMRegLib.pair_report import PairSide, Report
+from SegGuidedMMRegLib.pair_report import PairSide
+from SegGuidedMMRegLib.pair_report_file import Report
 from SegGuidedMMRegLib.registrar import Registrar
 from SegGuidedMMRegLib.samples import Sample
 from SegGuidedMMRegLib.segmenter import label_probabilities

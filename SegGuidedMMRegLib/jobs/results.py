@@ -16,14 +16,8 @@ from pathlib import Path
 from SegGuidedMMRegLib.files import put_in_place
 from SegGuidedMMRegLib.images import Image, write_image, write_labels
 from SegGuidedMMRegLib.origin import origin
-from SegGuidedMMRegLib.pair_report import (
-    REPORT_NAME,
-    PairSide,
-    Report,
-    failed_report,
-    pair_report,
-    write_pair_report,
-)
+from SegGuidedMMRegLib.pair_report import PairSide, pair_report
+from SegGuidedMMRegLib.pair_report_file import REPORT_NAME, Report, failed_report, write_pair_report
 from SegGuidedMMRegLib.points import MatchedLandmarks
 from SegGuidedMMRegLib.registrar import Registration
 from SegGuidedMMRegLib.study import Study

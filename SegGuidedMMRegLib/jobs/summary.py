@@ -14,7 +14,7 @@ from typing import Any
 
 from SegGuidedMMRegLib.documents import spreadsheet_text
 from SegGuidedMMRegLib.files import append_line, atomic_path
-from SegGuidedMMRegLib.pair_report import Report, against_of, pair_reports, report_paths
+from SegGuidedMMRegLib.pair_report_file import Report, against_of, pair_reports, report_paths
 from SegGuidedMMRegLib.study import Structure, Study
 
 SUMMARY = "summary.csv"

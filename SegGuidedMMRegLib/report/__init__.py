@@ -24,13 +24,8 @@ from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.files import write_text_atomically
 from SegGuidedMMRegLib.freshness import Freshness
 from SegGuidedMMRegLib.origin import origin
-from SegGuidedMMRegLib.pair_report import (
-    MAX_LIMIT_VOXELS,
-    MEAN_LIMIT_VOXELS,
-    Report,
-    mean_or_none,
-    read_pair_report,
-)
+from SegGuidedMMRegLib.pair_report import MAX_LIMIT_VOXELS, MEAN_LIMIT_VOXELS, mean_or_none
+from SegGuidedMMRegLib.pair_report_file import Report, read_pair_report
 from SegGuidedMMRegLib.report import charts
 from SegGuidedMMRegLib.report.figures import (
     PairEntry,

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from SegGuidedMMRegLib.evaluation import group_of, predictions_of
 from SegGuidedMMRegLib.fields import SpatialTransform, fold_mask
 from SegGuidedMMRegLib.images import Image, read_labels
-from SegGuidedMMRegLib.pair_report import Report, against_of, on_grid
+from SegGuidedMMRegLib.pair_report import on_grid
+from SegGuidedMMRegLib.pair_report_file import Report, against_of
 from SegGuidedMMRegLib.report import pictures
 from SegGuidedMMRegLib.report.pictures import Outline
 from SegGuidedMMRegLib.space import Grid

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from SegGuidedMMRegLib import __version__
 from SegGuidedMMRegLib.files import write_text_atomically
-from SegGuidedMMRegLib.pair_report import Report
+from SegGuidedMMRegLib.pair_report_file import Report
 from SegGuidedMMRegLib.report.figures import pair_entry
 from SegGuidedMMRegLib.report.page import page_template
 from SegGuidedMMRegLib.study import Study

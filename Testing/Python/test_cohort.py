@@ -32,7 +32,7 @@ from trained_study import (
 from SegGuidedMMRegLib import jobs
 from SegGuidedMMRegLib.jobs import sides
 from SegGuidedMMRegLib.jobs.maps import SegmentedStudy, forget_outside_images, maps_folder
-from SegGuidedMMRegLib.pair_report import pair_reports, read_pair_report
+from SegGuidedMMRegLib.pair_report_file import pair_reports, read_pair_report
 from SegGuidedMMRegLib.pool import Died, work_off
 from SegGuidedMMRegLib.status import status_of
 from SegGuidedMMRegLib.study import Study

@@ -34,7 +34,7 @@ from SegGuidedMMRegLib.networks.segmentation import (
     load_segmentation_network,
 )
 from SegGuidedMMRegLib.networks.weights import save_weights
-from SegGuidedMMRegLib.pair_report import failed_report, read_pair_report, write_pair_report
+from SegGuidedMMRegLib.pair_report_file import failed_report, read_pair_report, write_pair_report
 from SegGuidedMMRegLib.points import PointList, read_points, write_points
 from SegGuidedMMRegLib.provenance import changed_since
 from SegGuidedMMRegLib.space import Grid

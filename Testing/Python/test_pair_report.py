@@ -14,14 +14,8 @@ from SegGuidedMMRegLib import metrics
 from SegGuidedMMRegLib.cases import Structure
 from SegGuidedMMRegLib.fields import DisplacementField, SpatialTransform
 from SegGuidedMMRegLib.images import Image
-from SegGuidedMMRegLib.pair_report import (
-    PairSide,
-    failed_report,
-    pair_report,
-    pair_reports,
-    share_frame,
-    write_pair_report,
-)
+from SegGuidedMMRegLib.pair_report import PairSide, pair_report, share_frame
+from SegGuidedMMRegLib.pair_report_file import failed_report, pair_reports, write_pair_report
 from SegGuidedMMRegLib.phantom import make_knee, phantom_structures
 from SegGuidedMMRegLib.space import Grid
 

@@ -32,7 +32,7 @@ from SegGuidedMMRegLib.images import Image, ImageError, read_image, write_image,
 from SegGuidedMMRegLib.importing import new_study
 from SegGuidedMMRegLib.importing.sources import from_folders
 from SegGuidedMMRegLib.jobs.summary import write_summary
-from SegGuidedMMRegLib.pair_report import failed_report, write_pair_report
+from SegGuidedMMRegLib.pair_report_file import failed_report, write_pair_report
 from SegGuidedMMRegLib.report import write_report
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Case, Role, Structure, Study, StudyError

@@ -21,7 +21,7 @@ from SegGuidedMMRegLib.events import Event, Reporter
 from SegGuidedMMRegLib.importing import new_study
 from SegGuidedMMRegLib.importing.sources import Candidate
 from SegGuidedMMRegLib.jobs import register_study, segment_study
-from SegGuidedMMRegLib.pair_report import Report, pair_reports
+from SegGuidedMMRegLib.pair_report_file import Report, pair_reports
 from SegGuidedMMRegLib.phantom import MODALITIES, PhantomCase, phantom_structures, write_phantom_files
 from SegGuidedMMRegLib.pipeline import train
 from SegGuidedMMRegLib.report import write_report

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from SegGuidedMMRegLib.pair_report import pair_reports
+from SegGuidedMMRegLib.pair_report_file import pair_reports
 from SegGuidedMMRegLib.report.figures import pair_strips
 from SegGuidedMMRegLib.study import Study
 
