@@ -168,12 +168,6 @@ class RegistrationConfig(_Section):
     refinement_smoothness: float = Field(
         0.1, ge=0, description="weight of the velocity's squared gradient (mm a mm)"
     )
-    trust: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="share of the way to where predicted segmentations fit; less where they are poor",
-    )
     landmark_weight: float = Field(
         1.0, ge=0, description="weight of the mean squared distance of landmarks that are given with a pair"
     )
@@ -184,7 +178,6 @@ PAIR_SETTINGS = {
     "refinement_steps",
     "refinement_rate",
     "refinement_smoothness",
-    "trust",
     "landmark_weight",
 }
 """Settings of `registration` that pairs are registered with; the network's training knows nothing of them."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import fractional_matrix_power
 from torch import Tensor
 
 from SegGuidedMMRegLib.deformation import gaussian_smooth, sample, smooth_and_resize, soft_dice
@@ -53,19 +52,6 @@ class CentredAffine:
             torch.where(chosen[:, None, None], self.matrix, other.matrix),
             torch.where(chosen[:, None], self.shift, other.shift),
         )
-
-    def partly(self, share: Tensor) -> CentredAffine:
-        """Each map to the power of its share [N] in (0, 1]: that much of the way from the identity."""
-        if bool((share == 1).all()):
-            return self
-        d = self.shift.shape[1]
-        found = torch.eye(d + 1, dtype=torch.float64).repeat(len(share), 1, 1)
-        found[:, :d, :d], found[:, :d, d] = self.matrix.cpu(), self.shift.cpu()
-        powers = [
-            fractional_matrix_power(m.numpy(), float(p)).real for m, p in zip(found, share, strict=True)
-        ]
-        part = torch.from_numpy(np.stack(powers)).to(self.shift)
-        return CentredAffine(part[:, :d, :d], part[:, :d, d])
 
     def lps(self) -> list[NDArray[np.floating]]:
         """A 4x4 matrix a pair, study LPS mm of the fixed image to study LPS mm of the moving image.

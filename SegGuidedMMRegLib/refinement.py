@@ -135,7 +135,6 @@ def register_batch(
     moving_inside: Tensor | None = None,
     fixed_inside: Tensor | None = None,
     points: MatchedPoints | None = None,
-    trust: Tensor | None = None,
     reporter: Reporter | None = None,
 ) -> list[PairResult]:
     """Register N pairs at once by their segmentations.
@@ -149,7 +148,6 @@ def register_batch(
         moving_inside: [N, *shape], true where the moving image has data; None is everywhere.
         fixed_inside: the same for the fixed image.
         points: landmarks of the N pairs that affine map and refinement shall bring together, if any.
-        trust: how much of the way each pair goes in the end, [N] in (0, 1]; None is all of it.
         reporter: hears about the steps of the refinement.
 
     Raises:
@@ -162,7 +160,7 @@ def register_batch(
     pair = _pairs(moving, fixed, moving_inside, fixed_inside)
     if points is not None and len(points):
         pair = replace(pair, points=points.to(fixed.device), points_weight=config.landmark_weight)
-    before, whole = _hard_dice(pair), pair
+    before = _hard_dice(pair)
 
     affine = CentredAffine.identity(len(fixed), len(spacing), fixed.device)
     after_affine = before
@@ -183,10 +181,6 @@ def register_batch(
         with torch.enable_grad():
             velocity = _optimise(velocity, pair, config, spacing, reporter or Reporter())
 
-    if trust is not None:
-        affine = affine.partly(trust)
-        pair = whole.moved(affine, spacing) if config.affine else whole
-        velocity = velocity * trust.to(velocity).view(-1, *[1] * (velocity.dim() - 1))
     solution, repairs = fold_free_pair(velocity, shape)
     after = _hard_dice(pair, solution.forward)
     matrices = affine.lps()

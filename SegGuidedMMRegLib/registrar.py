@@ -79,7 +79,6 @@ class PairTask:
         moving, fixed: the images.
         moving_map, fixed_map: as `Segmenter.probabilities` gives them, or [1 + structures, *study shape].
         landmarks: that shall come to lie on each other, if any.
-        is_given: both maps are segmentations of a person; `registration.trust` is for predicted ones.
     """
 
     moving: Sample
@@ -87,12 +86,6 @@ class PairTask:
     moving_map: Tensor
     fixed_map: Tensor
     landmarks: MatchedLandmarks | None = None
-    is_given: bool = False
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether a person has said where things lie, in both images."""
-        return self.is_given or self.landmarks is not None
 
 
 class Registrar:
@@ -127,7 +120,6 @@ class Registrar:
         fixed_map: Tensor,
         *,
         landmarks: MatchedLandmarks | None = None,
-        is_given: bool = False,
         spacing_mm: float | None = None,
         reporter: Reporter | None = None,
     ) -> Registration:
@@ -140,11 +132,10 @@ class Registrar:
             moving, fixed: the two images. moving_map, fixed_map: probabilities [1 + structures, *study
             shape], or padded as `Segmenter` gives them.
             landmarks: that shall come to lie on each other; they count beside the segmentations.
-            is_given: as in `PairTask`.
             spacing_mm: of the delivered fields; None for that of the images.
             reporter: hears about the steps of the refinement.
         """
-        task = PairTask(moving, fixed, moving_map, fixed_map, landmarks, is_given)
+        task = PairTask(moving, fixed, moving_map, fixed_map, landmarks)
         return self.delivered(task, self.solve([task], reporter)[0], spacing_mm=spacing_mm)
 
     def register_images(
@@ -181,7 +172,6 @@ class Registrar:
             moving_map,
             fixed_map,
             landmarks=landmarks,
-            is_given=moving_labels is not None and fixed_labels is not None,
             spacing_mm=spacing_mm,
             reporter=reporter,
         )
@@ -219,7 +209,6 @@ class Registrar:
                 moving_inside=stacked(_inside(t.moving, grid) for t in tasks),
                 fixed_inside=stacked(_inside(t.fixed, grid) for t in tasks),
                 points=_points(tasks[0], grid) if len(tasks) == 1 else None,
-                trust=torch.tensor([self._trust(t) for t in tasks]),
                 reporter=reporter,
             )
 
@@ -242,17 +231,9 @@ class Registrar:
         points = _points(task, grid)
         if task.landmarks is not None and points is not None:
             warnings += self._landmark_warnings(task.landmarks, len(points))
-        if (trust := self._trust(task)) < 1:
-            warnings.append(
-                f"goes {trust:.0%} of the way to where the predicted segmentations fit (registration.trust)"
-            )
         problems = (pair.diagnostics.failure,) if pair.diagnostics.failure else ()
         prealignment = moving.study_to_case @ np.linalg.inv(fixed.study_to_case)
         return Registration(forward, inverse, prealignment, tuple(warnings), problems)
-
-    def _trust(self, task: PairTask) -> float:
-        """Share of the way that a pair goes."""
-        return 1.0 if task.is_followed else self._config.trust
 
     def _landmark_warnings(self, landmarks: MatchedLandmarks, used: int) -> list[str]:
         found = []

@@ -312,8 +312,7 @@ class _Work:
         if self.sides is None:
             raise ValueError(f"{self.pair.key}: not prepared.")
         moving, fixed = self.sides
-        is_given = moving.given_labels is not None and fixed.given_labels is not None
-        return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps, self.landmarks, is_given)
+        return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps, self.landmarks)
 
 
 def _processes(study: Study, run: Run, todo: int) -> int:

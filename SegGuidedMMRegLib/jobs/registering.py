@@ -76,13 +76,7 @@ def register_images(
             found_labels = labels
         sides.append(_side_of_case(study, sample, found_labels))
     found = registrar.register(
-        moving,
-        fixed,
-        *maps,
-        landmarks=given.landmarks,
-        is_given=given.moving_labels is not None and given.fixed_labels is not None,
-        spacing_mm=output.spacing_mm,
-        reporter=reporter,
+        moving, fixed, *maps, landmarks=given.landmarks, spacing_mm=output.spacing_mm, reporter=reporter
     )
     seconds = time.process_time() - start
     return write_pair(study, out, found, *sides, output=output, seconds=seconds, given=given)

@@ -190,8 +190,10 @@ def test_a_changed_test_image_concerns_its_segmentation_and_pairs(copied: Study)
 
 
 def test_a_setting_of_pairs_leaves_the_network_alone_and_concerns_the_pairs(copied: Study) -> None:
-    wary = copied.config.registration.model_copy(update={"trust": 0.5, "refinement_steps": 2})
-    replace(copied, config=copied.config.model_copy(update={"registration": wary})).save()
+    smoother = copied.config.registration.model_copy(
+        update={"refinement_smoothness": 0.2, "refinement_steps": 2}
+    )
+    replace(copied, config=copied.config.model_copy(update={"registration": smoother})).save()
     found = states(copied)
     assert found["registration"] == "up to date: "
     assert found["registrations"] == "out of date: 4 of 4: settings changed"
