@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from SegGuidedMMRegGui.Steps import Progress, Steps, beside
 
 _NO_IMAGES = {"DOC", "KO", "PLAN", "PR", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "SEG", "SR"}
 """Values of the element Modality that stand for other things than images."""
+_COPIED_AT_ONCE = 20
 _COLUMNS = ("image", "modality", "case", "series", "original")
 
 
@@ -93,15 +93,16 @@ def listing_files(source: Any, chosen: Sequence[tuple[Series, str]], path: Path)
 
 
 def _gathering(files: Sequence[Path], folder: Path, what: str) -> Steps[None]:
-    """The files in one folder: as links where the disk allows it, else as copies."""
+    """Copies of the files in one folder. No links: Windows removes none of a read-only file, as CDs have."""
     folder.mkdir()
-    for number, file in enumerate(files):
-        there = folder / f"{number:06d}.dcm"
-        try:
-            os.link(file, there)
-        except OSError:
-            yield from beside(partial(shutil.copyfile, file, there))
-        yield Progress(what, number, len(files))
+    for first in range(0, len(files), _COPIED_AT_ONCE):
+        yield from beside(partial(_copy, files[first : first + _COPIED_AT_ONCE], folder, first))
+        yield Progress(what, first, len(files))
+
+
+def _copy(files: Sequence[Path], folder: Path, first: int) -> None:
+    for number, file in enumerate(files, first):
+        shutil.copyfile(file, folder / f"{number:06d}.dcm")
 
 
 def _numbered(names: Iterable[str]) -> list[str]:
