@@ -127,7 +127,8 @@ def images_read(pairs: jobs.Pairs, room: int) -> int:
 def test_the_order_needs_few_images_at_a_time(study):
     """Pairs of a list that is in no order are put into one."""
     every = jobs.all_pairs(study, jobs.Choice())
-    shuffled = [list(every)[n] for n in np.random.default_rng(0).permutation(len(every))]
+    in_order = list(every)
+    shuffled = [in_order[n] for n in np.random.default_rng(0).permutation(len(in_order))]
     ordered = jobs.listed(shuffled)
     assert Counter(names(ordered)) == Counter(names(every))
     for pairs in (every, ordered):
