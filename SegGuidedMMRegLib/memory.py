@@ -46,7 +46,7 @@ from SegGuidedMMRegLib.training.augmentation import pairs_at_once
 from SegGuidedMMRegLib.training.augmentation.resolution import shrunk_shape
 from SegGuidedMMRegLib.training.augmentation.velocity import VelocityRegistration
 from SegGuidedMMRegLib.training.batches import ImagesAtOnce, WholeBatch
-from SegGuidedMMRegLib.training.devices import make_fabric
+from SegGuidedMMRegLib.training.devices import device_of
 from SegGuidedMMRegLib.training.registration import registration_misfit, working_shape
 
 GB = 1e9
@@ -160,7 +160,7 @@ def memory_needs(study: Study) -> dict[str, Need]:
         StudyError: if the study has no grid.
         ValueError: for settings that do not fit together, or a device that is not there.
     """
-    device = make_fabric(study.config.training).device.type
+    device = device_of(study.config.training).type
     size = StudySize.of(study)
     return {stage: memory_need(stage, study.config, size, device) for stage in _STAGES}
 

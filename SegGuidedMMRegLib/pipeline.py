@@ -28,7 +28,13 @@ from SegGuidedMMRegLib.training import prealign
 from SegGuidedMMRegLib.training.adaptation import adapt
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples, augment, load_samples
 from SegGuidedMMRegLib.training.data import StudyTensors
-from SegGuidedMMRegLib.training.devices import by_first, first_goes_ahead, make_fabric, wanted_devices
+from SegGuidedMMRegLib.training.devices import (
+    by_first,
+    device_of,
+    first_goes_ahead,
+    make_fabric,
+    wanted_devices,
+)
 from SegGuidedMMRegLib.training.registration import train_registration
 from SegGuidedMMRegLib.training.segmentation import train_source
 
@@ -59,7 +65,7 @@ class _Context:
         """Say how much memory a stage needs, and what to lower where there is less."""
         if not processes.is_first():
             return
-        need = memory_need(stage, self.config, self.size, make_fabric(self.config.training).device.type)
+        need = memory_need(stage, self.config, self.size, device_of(self.config.training).type)
         message = str(need)
         if need.is_too_much:
             remedy = advice(need, self.config, self.size, memory_remedies(self.config)[stage])
@@ -175,7 +181,7 @@ def _complete(
         made_from,
         {name: digest for name, digest in made.items() if digest},
         seconds=round(time.monotonic() - start, 1),
-        **origin(context.config, str(make_fabric(context.config.training).device)),
+        **origin(context.config, str(device_of(context.config.training))),
     )
 
 

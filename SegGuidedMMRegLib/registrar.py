@@ -34,7 +34,7 @@ from SegGuidedMMRegLib.segmenter import (
 )
 from SegGuidedMMRegLib.space import FloatArray, Grid, apply_affine
 from SegGuidedMMRegLib.study import Study, StudyError
-from SegGuidedMMRegLib.training.devices import make_fabric
+from SegGuidedMMRegLib.training.devices import device_of
 from SegGuidedMMRegLib.transform_files import write_transform
 
 _PAIRS_AT_ONCE = {True: {2: 8, 3: 1}, False: {2: 16, 3: 4}}
@@ -98,7 +98,7 @@ class Registrar:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._config = study.config.registration
-        self._device = make_fabric(study.config.training).device
+        self._device = device_of(study.config.training)
         self._network: RegistrationNetwork | None = None
         self._segmenter: Segmenter | None = None
         if self._config.steps > 0:

@@ -21,7 +21,7 @@ from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.samples import AnyImage, Sample
 from SegGuidedMMRegLib.space import Grid, apply_affine
 from SegGuidedMMRegLib.study import Study, StudyError
-from SegGuidedMMRegLib.training.devices import make_fabric
+from SegGuidedMMRegLib.training.devices import device_of
 
 WITHOUT_ADAPTATION = "segmentation"
 """Stage whose network knows the source modality alone."""
@@ -55,7 +55,7 @@ class Segmenter:
 
     def __init__(self, study: Study, *, adapted: bool = True) -> None:
         self._study = study
-        self._device = make_fabric(study.config.training).device
+        self._device = device_of(study.config.training)
         source = target = self._network(WITHOUT_ADAPTATION)
         if adapted:
             target = self._network("adaptation")
@@ -175,7 +175,7 @@ def label_probabilities(study: Study, sample: Sample, labels: Image) -> Tensor:
 
 def on_cpu(study: Study) -> bool:
     """Whether the networks of a study run on the CPU."""
-    return make_fabric(study.config.training).device.type == "cpu"
+    return device_of(study.config.training).type == "cpu"
 
 
 def trained_folder(study: Study, stage: str) -> Path:

@@ -97,9 +97,9 @@ def _index(folder: Path) -> dict[str, Any]:
 def _device(study: Study) -> str:
     import torch
 
-    from SegGuidedMMRegLib.training.devices import make_fabric
+    from SegGuidedMMRegLib.training.devices import device_of
 
-    device = make_fabric(study.config.training).device
+    device = device_of(study.config.training)
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 

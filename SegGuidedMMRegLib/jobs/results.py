@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from SegGuidedMMRegLib.files import put_in_place
 from SegGuidedMMRegLib.images import Image, write_image, write_labels
@@ -19,10 +20,11 @@ from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.pair_report import PairSide, pair_report
 from SegGuidedMMRegLib.pair_report_file import REPORT_NAME, Report, failed_report, write_pair_report
 from SegGuidedMMRegLib.points import MatchedLandmarks
-from SegGuidedMMRegLib.registrar import Registration
 from SegGuidedMMRegLib.study import Study
-from SegGuidedMMRegLib.training.loop import make_fabric
 from SegGuidedMMRegLib.transform_files import write_transform
+
+if TYPE_CHECKING:
+    from SegGuidedMMRegLib.registrar import Registration
 
 TRANSFORMS, IMAGE, LABELS = "transforms", "image", "labels"
 _WARPED_IMAGE, _WARPED_LABELS = "warped_image.nrrd", "warped_labels.seg.nrrd"
@@ -127,7 +129,9 @@ def write_failure(
 
 
 def _write_report(study: Study, report: Report, folder: Path, made_from: dict[str, str] | None) -> Report:
-    report = {**report, "origin": origin(study.config, str(make_fabric(study.config.training).device))}
+    from SegGuidedMMRegLib.training.devices import device_of
+
+    report = {**report, "origin": origin(study.config, str(device_of(study.config.training)))}
     report = report if made_from is None else {**report, "made_from": made_from}
     write_pair_report(report, folder)
     return report

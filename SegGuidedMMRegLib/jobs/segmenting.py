@@ -29,7 +29,7 @@ from SegGuidedMMRegLib.pool import Died, work_off
 from SegGuidedMMRegLib.samples import Sample, check_modality, file_stem
 from SegGuidedMMRegLib.segmenter import Segmenter, on_cpu, trained_folder
 from SegGuidedMMRegLib.study import Case, Study, StudyError
-from SegGuidedMMRegLib.training.loop import make_fabric
+from SegGuidedMMRegLib.training.devices import device_of
 
 SOURCE_ONLY_FOLDER = "predictions_without_adaptation"
 _HEADER_KEY = "SegGuidedMMReg"
@@ -94,7 +94,7 @@ class _Predictor:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._segmented, self._unadapted = SegmentedStudy(study), Segmenter(study, adapted=False)
-        self._origin = origin(study.config, str(make_fabric(study.config.training).device))
+        self._origin = origin(study.config, str(device_of(study.config.training)))
 
     def __call__(self, predictions: Sequence[Prediction]) -> list[list[Path] | str]:
         """Make them, and write them: the files of each, or why there are none."""
@@ -220,7 +220,7 @@ class _FileSegmenter:
 
     def __init__(self, study: Study) -> None:
         self._study, self._segmenter = study, Segmenter(study)
-        self._origin = origin(study.config, str(make_fabric(study.config.training).device))
+        self._origin = origin(study.config, str(device_of(study.config.training)))
 
     def __call__(self, tasks: Sequence[_FileTask]) -> list[list[Path] | str]:
         """The files of each image, or why there are none."""

@@ -4,6 +4,8 @@ Each process has a device of its own and draws the same batches from the same se
 whole batch; each process computes its share of the rows, and all get the whole output (`batches.py`). So the
 loss, whatever it is, is that of the whole batch on every process, and the sum of the processes' gradients is
 its gradient: what comes out does not depend on the number of devices. Files are written by the first process.
+
+Lightning Fabric, which takes more than a second to import, is imported where something is trained.
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
-from torch import nn
 
 from SegGuidedMMRegLib import processes
 from SegGuidedMMRegLib.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _PATIENCE = timedelta(days=7)
 """How long a process waits for another. The first may work alone for hours; who started the processes sees
@@ -31,11 +33,19 @@ Result = TypeVar("Result")
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
-class _WholeBatches(DDPStrategy):
-    """The processes and devices of DDP, without its wrapper around networks: `batches.py` takes its place."""
+def device_of(config: TrainingConfig) -> torch.device:
+    """The device of `make_fabric`, for work that needs nothing else of it.
 
-    def setup_module(self, module: nn.Module) -> Any:
-        return module
+    Raises:
+        ValueError: as `make_fabric`.
+    """
+    if processes.count() > 1:
+        return make_fabric(config).device
+    there = _require_device(config)
+    kind: str = config.device
+    if kind == "auto":
+        kind = next((name for name, is_there in there.items() if is_there), "cpu")
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, 0)
 
 
 def make_fabric(config: TrainingConfig) -> Fabric:
@@ -46,12 +56,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     Raises:
         ValueError: if the device is not there, or there are fewer than processes.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(config.device, True):
-        raise ValueError(
-            f"There is no {config.device!r} device here: set training.device to auto or cpu "
-            "(`segmmreg train STUDY --set training.device=auto`); `segmmreg info` shows what there is."
-        )
+    _require_device(config)
     if config.precision != "auto":
         return _fabric(config, config.precision)
     fabric = _fabric(config, "32-true")
@@ -113,17 +118,31 @@ def require_the_same(value: object, what: str) -> None:
         )
 
 
+def _require_device(config: TrainingConfig) -> dict[str, bool]:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(config.device, True):
+        raise ValueError(
+            f"There is no {config.device!r} device here: set training.device to auto or cpu "
+            "(`segmmreg train STUDY --set training.device=auto`); `segmmreg info` shows what there is."
+        )
+    return there
+
+
 def _fabric(config: TrainingConfig, precision: Precision) -> Fabric:
+    from lightning_fabric import Fabric
+
     here = processes.count_here()
     if processes.count() == 1:
         return Fabric(accelerator=config.device, devices=1, precision=precision)
+    from SegGuidedMMRegLib.training.strategy import WholeBatches
+
     _require_devices(config, here)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it tells that it begins, in a box
     fabric = Fabric(
         accelerator="cpu" if config.device == "auto" and not torch.cuda.is_available() else config.device,
         devices=here,
         num_nodes=processes.count() // here,
-        strategy=_WholeBatches(timeout=_PATIENCE),
+        strategy=WholeBatches(timeout=_PATIENCE),
         precision=precision,
     )
     fabric.launch()

@@ -15,10 +15,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -31,6 +30,9 @@ from SegGuidedMMRegLib.training.batches import ImagesAtOnce, WholeBatch, share_s
 from SegGuidedMMRegLib.training.checkpoints import Checkpoints, fingerprint_of
 from SegGuidedMMRegLib.training.devices import by_first, make_fabric, require_the_same
 from SegGuidedMMRegLib.training.journal import Journal
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 WEIGHTS_FILE = "weights.safetensors"
 

@@ -25,7 +25,7 @@ from SegGuidedMMRegLib.networks.registration import (
 from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
 from SegGuidedMMRegLib.pair_affine import shrink
 from SegGuidedMMRegLib.training.data import StudyTensors, checksum
-from SegGuidedMMRegLib.training.devices import by_first, make_fabric
+from SegGuidedMMRegLib.training.devices import by_first, device_of
 from SegGuidedMMRegLib.training.loop import (
     FitResult,
     Run,
@@ -155,7 +155,7 @@ def train_registration(
             "registration: no network (registration.steps is 0), pairs are refined from an affine fit."
         )
         return None
-    device = make_fabric(config.training).device
+    device = device_of(config.training)
     shape = working_shape(tensors.grid.shape, settings.working_downsampling)
     source, target = segmentation_maps(tensors.to(device), segmentation_folder, adaptation_folder, shape)
     with torch.random.fork_rng():

@@ -16,7 +16,7 @@ from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network, 
 from SegGuidedMMRegLib.training.appearance import quantile_table
 from SegGuidedMMRegLib.training.augmentation import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors, checksum
-from SegGuidedMMRegLib.training.devices import by_first, make_fabric
+from SegGuidedMMRegLib.training.devices import by_first, device_of
 from SegGuidedMMRegLib.training.intensity import IntensityAugmentation
 from SegGuidedMMRegLib.training.loop import (
     FitResult,
@@ -127,7 +127,7 @@ def train_source(
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(config.training.seed, NAME, "first weights"))
         network = build_segmentation_network(tensors.grid.dimension, len(tensors.structures), settings)
-    tensors = tensors.to(make_fabric(config.training).device)
+    tensors = tensors.to(device_of(config.training))
     stage = SourceSegmentation(tensors, augmented, settings, steps=settings.steps, network=network)
     by_first(lambda: describe_network(folder, tensors.grid.dimension, list(tensors.structures), settings))
     return fit(

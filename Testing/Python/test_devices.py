@@ -21,7 +21,7 @@ from SegGuidedMMRegLib import cli, launch
 from SegGuidedMMRegLib.config import TrainingConfig
 from SegGuidedMMRegLib.pipeline import train
 from SegGuidedMMRegLib.study import Study
-from SegGuidedMMRegLib.training.devices import wanted_devices
+from SegGuidedMMRegLib.training.devices import device_of, make_fabric, wanted_devices
 
 SCRIPT = Path(__file__).with_name("several_processes.py")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -155,6 +155,40 @@ def test_more_devices_than_there_are_is_said_before_anything_starts(monkeypatch:
     assert wanted_devices(TrainingConfig(devices="auto", device="cpu")) == 1
     with pytest.raises(ValueError, match=r"3 devices are asked for .* has 2 CUDA devices"):
         wanted_devices(TrainingConfig(devices=3))
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "mps"])
+def test_the_device_alone_is_that_of_training(device: str) -> None:
+    config = TrainingConfig(device=device)
+    try:
+        expected = make_fabric(config).device
+    except ValueError as refused:
+        with pytest.raises(ValueError, match=re.escape(str(refused))):
+            device_of(config)
+    else:
+        assert device_of(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "found"),
+    [(True, False, "cuda:0"), (False, True, "mps:0"), (True, True, "cuda:0"), (False, False, "cpu")],
+)
+def test_the_fastest_device_is_taken(cuda: bool, mps: bool, found: str, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert str(device_of(TrainingConfig(device="auto"))) == found
+
+
+def test_what_uses_networks_does_not_wait_for_what_trains_them() -> None:
+    """Lightning Fabric takes more than a second to import; which pairs there are is told without torch."""
+    code = (
+        "import sys\n"
+        "from SegGuidedMMRegLib.jobs import Output, all_pairs, pairs_from_csv, pairs_to_csv, read_side\n"
+        "assert 'torch' not in sys.modules\n"
+        "from SegGuidedMMRegLib.worker import warm\n"
+        "assert 'torch' in sys.modules and 'lightning_fabric' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # -- means ----------------------------------------------------------------------------------------------

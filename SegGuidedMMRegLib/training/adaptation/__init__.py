@@ -26,7 +26,7 @@ from SegGuidedMMRegLib.training.adaptation.task import (
 )
 from SegGuidedMMRegLib.training.augmentation.samples import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors
-from SegGuidedMMRegLib.training.devices import by_first, make_fabric
+from SegGuidedMMRegLib.training.devices import by_first, device_of
 from SegGuidedMMRegLib.training.loop import WEIGHTS_FILE
 
 RECORD_FILE = "adaptation.json"
@@ -93,7 +93,7 @@ def adapt(
     if not len(tensors.target_images):
         raise ValueError("Adaptation needs unlabelled training images of the target modality; add some.")
     folder.mkdir(parents=True, exist_ok=True)
-    device = make_fabric(config.training).device
+    device = device_of(config.training)
     tensors = tensors.to(device)
     network = load_segmentation_network(source_folder).to(device)
     task = AdaptationTask(

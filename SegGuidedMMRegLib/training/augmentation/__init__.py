@@ -28,7 +28,7 @@ from SegGuidedMMRegLib.training.augmentation.velocity import VelocityRegistratio
 from SegGuidedMMRegLib.training.batches import ImagesAtOnce, in_batches
 from SegGuidedMMRegLib.training.checkpoints import CHECKPOINT_FILE, Checkpoints, fingerprint_of
 from SegGuidedMMRegLib.training.data import StudyTensors, checksum
-from SegGuidedMMRegLib.training.devices import by_first, make_fabric
+from SegGuidedMMRegLib.training.devices import by_first, device_of
 from SegGuidedMMRegLib.training.loop import seed_of
 
 __all__ = ["AugmentedSamples", "augment", "load_samples"]
@@ -62,7 +62,7 @@ def augment(tensors: StudyTensors, config: Config, folder: Path, reporter: Repor
     if not pairs:
         by_first(lambda: _deliver(AugmentedSamples.none(tensors.grid.shape), 0, settings, folder, reporter))
         return AugmentedSamples.load(folder)
-    tensors = tensors.to(make_fabric(config.training).device)
+    tensors = tensors.to(device_of(config.training))
     method = _METHODS[settings.method](tensors, config, folder, reporter)
 
     def make() -> None:
