@@ -19,6 +19,7 @@ class JobStrip:
     def __init__(self) -> None:
         self.widget, self._ui = load_ui("JobStrip")
         self._jobs: list[Job] = []
+        self._told: dict[Job, Data] = {}
         self._failed: Job | None = None
         connect(self._ui.cancelButton, "clicked(bool)", self.onCancel)
         connect(self._ui.reportButton, "clicked(bool)", self.onCopyReport)
@@ -36,7 +37,6 @@ class JobStrip:
         """Show a job from now on until it ends."""
         self._jobs.append(job)
         self._failed = None
-        self._ui.progressBar.setRange(0, 0)
         self._show()
         return JobListener(
             progress=lambda data: self._progress(job, data), finished=lambda end: self._finished(job, end)
@@ -52,14 +52,26 @@ class JobStrip:
             copy_text(self._failed.report())
 
     def _progress(self, job: Job, data: Data) -> None:
-        if not self._jobs or job is not self._jobs[-1]:
-            return
-        self._ui.progressBar.setRange(0, _STEPS)
-        self._ui.progressBar.value = round(_STEPS * data["step"] / max(data["of"], 1))
-        self._ui.jobLabel.text = f"{job.title}: {data['stage']}{_left(data.get('seconds_left'))}"
+        if job in self._jobs:
+            self._told[job] = data
+            if job is self._jobs[-1]:
+                self._show_progress()
+
+    def _show_progress(self) -> None:
+        """What the last job has told, or that it is at work."""
+        job, bar = self._jobs[-1], self._ui.progressBar
+        data, text = self._told.get(job), job.title
+        bar.setRange(0, 0 if data is None else _STEPS)
+        if data is not None:
+            bar.value = round(_STEPS * data["step"] / max(data["of"], 1))
+            text = f"{job.title}: {data['stage']}{_left(data.get('seconds_left'))}"
+        if job.is_cancelled:
+            text = _("{job} is being cancelled").format(job=job.title)
+        self._ui.jobLabel.text = text
 
     def _finished(self, job: Job, end: JobEnd) -> None:
         self._jobs.remove(job)
+        self._told.pop(job, None)
         if end.message:
             self._failed = job
         self._show()
@@ -73,9 +85,7 @@ class JobStrip:
         ui.reportButton.visible = self._failed is not None
         ui.jobLabel.visible = job is not None or self._failed is not None
         if job is not None:
-            ui.jobLabel.text = (
-                _("{job} is being cancelled").format(job=job.title) if job.is_cancelled else job.title
-            )
+            self._show_progress()
             ui.cancelButton.enabled = not job.is_cancelled
 
 

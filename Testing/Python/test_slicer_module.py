@@ -62,6 +62,13 @@ def test_the_strip_shows_the_job_its_progress_and_time_left(widget):
     assert ui.jobLabel.text == "Training knees: segmentation, about 5 min left"
     assert ui.progressBar.value == 250
     assert not ui.cancelButton.isHidden()
+    other = begin(widget, "", "Looking")
+    assert ui.jobLabel.text == "Looking"
+    slicer_harness.process_until(lambda: not other.is_running)
+    assert (ui.jobLabel.text, ui.progressBar.value) == (
+        "Training knees: segmentation, about 5 min left",
+        250,
+    ), "what it told before"
     ui.cancelButton.click()
     assert "cancelled" in ui.jobLabel.text
     settle(widget)
