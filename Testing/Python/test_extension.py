@@ -86,3 +86,9 @@ def test_no_file_holds_the_marks_of_an_unfinished_merge() -> None:
     ]
     assert ROOT / "README.md" in texts
     assert [str(path) for path in texts if marks.search(path.read_bytes())] == []
+
+
+def test_the_tests_of_a_file_go_to_one_process(request):
+    """Where pytest and xdist do not understand each other, nothing is grouped, and nobody is told."""
+    is_grouped = getattr(request.config.option, "loadgroup", False)
+    assert request.node.nodeid.rpartition("@")[2] == "test_extension" or not is_grouped
