@@ -11,7 +11,7 @@ import pytest
 import slicer_harness
 from reported_study import make_reported_study
 from slicer_module import FOLDER, Gaps, environment, fake_job, slicer
-from trained_study import make_study, tiny_config
+from trained_study import copy_of, make_study, tiny_config
 
 import qt
 from SegGuidedMMRegGui import ProcessTree
@@ -81,7 +81,31 @@ def knees(tmp_path_factory) -> Path:
     return make_study(tmp_path_factory.mktemp("train"), config=tiny_config(hurried=True)).folder
 
 
-class QuickPython:
+class LightPython:
+    """The library as it is, but for what takes long and needs torch: the device, and the need of memory."""
+
+    code = (
+        "from SegGuidedMMRegLib import training_status\n"
+        "training_status._device = lambda study: study.config.training.device\n"
+        "training_status._needs = lambda study: {}\n"
+        "from SegGuidedMMRegLib.__main__ import main\n"
+        "main()"
+    )
+
+    def command(self, arguments):
+        return (sys.executable, "-c", self.code, *arguments, "--events")
+
+    def environment(self):
+        return JobPython(sys.executable, True).environment()
+
+
+@pytest.fixture
+def light(monkeypatch) -> None:
+    """A study is looked at soon."""
+    monkeypatch.setattr("SegGuidedMMRegGui.JobRunner.chosen_python", LightPython)
+
+
+class QuickPython(LightPython):
     """Says what the library said of an untrained study, without asking it again."""
 
     def __init__(self, study: Path, folder: Path) -> None:
@@ -94,10 +118,7 @@ class QuickPython:
             self.told[arguments] = ("sh", "-c", f"cat {shlex.quote(str(told))}")
 
     def command(self, arguments):
-        return self.told.get(arguments) or JobPython(sys.executable, True).command(arguments)
-
-    def environment(self):
-        return JobPython(sys.executable, True).environment()
+        return self.told.get(arguments) or super().command(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -179,17 +200,17 @@ def test_what_each_stage_needs_is_stated_before_the_start(panel, knees):
     assert "Needs a training" in ui.cancelButton.toolTip
 
 
-def test_a_study_without_labels_for_training_cannot_be_trained(panel, tmp_path):
+def test_a_study_without_labels_for_training_cannot_be_trained(light, panel, knees, tmp_path):
     from dataclasses import replace
 
-    study = make_study(tmp_path, config=tiny_config(hurried=True))
+    study = copy_of(Study.open(knees), tmp_path / "study")
     study.with_cases([replace(c, label_use="evaluation" if c.label else None) for c in study.cases]).save()
     ui = opened(panel, study.folder)._ui
     assert not ui.trainButton.enabled
     assert "a segmentation of dxa for training" in ui.trainButton.toolTip
 
 
-def test_who_trains_elsewhere_is_named_and_the_button_waits(panel, knees):
+def test_who_trains_elsewhere_is_named_and_the_button_waits(light, panel, knees):
     with working_on(knees, "train"):
         ui = opened(panel, knees)._ui
         assert "trains this study since" in ui.messageLabel.text
@@ -223,8 +244,8 @@ def test_where_a_package_is_missing_the_message_says_so_and_training_waits(panel
 
 
 # -- settings -------------------------------------------------------------------------------------------
-def test_settings_are_edited_applied_and_put_back(panel, tmp_path):
-    folder = make_study(tmp_path, config=tiny_config()).folder
+def test_settings_are_edited_applied_and_put_back(light, panel, knees, tmp_path):
+    folder = copy_of(Study.open(knees), tmp_path / "study", tiny_config()).folder
     ui = opened(panel, folder)._ui
     steps = setting(panel, "segmentation.steps")
     assert steps.editor.className() == "QSpinBox"
@@ -264,8 +285,8 @@ def test_every_setting_has_an_editor_of_its_kind_and_says_what_the_study_says(qu
     assert (share.minimum, share.maximum) == (0, 1)
 
 
-def test_what_does_not_fit_is_said_beside_its_setting(panel, tmp_path):
-    folder = make_study(tmp_path, config=tiny_config()).folder
+def test_what_does_not_fit_is_said_beside_its_setting(light, panel, knees, tmp_path):
+    folder = copy_of(Study.open(knees), tmp_path / "study", tiny_config()).folder
     ui = opened(panel, folder)._ui
     strides = setting(panel, "segmentation.strides")
     strides.editor.text = "[2, none]"
@@ -278,8 +299,10 @@ def test_what_does_not_fit_is_said_beside_its_setting(panel, tmp_path):
     assert Study.open(folder).config.segmentation.strides == (2, 2, 2)
 
 
-def test_another_preset_keeps_the_device_and_asks_before_changes_are_lost(panel, tmp_path, monkeypatch):
-    folder = make_study(tmp_path, config=tiny_config()).folder
+def test_another_preset_keeps_the_device_and_asks_before_changes_are_lost(
+    light, panel, knees, tmp_path, monkeypatch
+):
+    folder = copy_of(Study.open(knees), tmp_path / "study", tiny_config()).folder
     ui, asked = opened(panel, folder)._ui, []
     answers = [False, True]
     monkeypatch.setattr(
@@ -308,8 +331,8 @@ def test_what_was_edited_outlives_a_look(quick, panel, knees):
     assert setting(panel, "segmentation.steps").editor.value == 55
 
 
-def test_the_device_is_kept_in_the_study(panel, tmp_path):
-    folder = make_study(tmp_path, config=tiny_config()).folder
+def test_the_device_is_kept_in_the_study(light, panel, knees, tmp_path):
+    folder = copy_of(Study.open(knees), tmp_path / "study", tiny_config()).folder
     ui = opened(panel, folder)._ui
     ui.deviceBox.activated.emit(0)
     settle(panel)
