@@ -92,6 +92,9 @@ class SegmentationConfig(_Section):
     augmented_share: float = Field(
         0.5, ge=0, le=1, description="share of a batch drawn from the augmented samples"
     )
+    drop_fragments: bool = Field(
+        True, description="predictions lose pieces far smaller than any that the labels show of a structure"
+    )
 
 
 class AdaptationConfig(_Section):
@@ -248,6 +251,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "spatial_augmentation": False,
             "intensity_augmentation": False,
             "augmented_share": 1.0,
+            "drop_fragments": False,
         },
         "adaptation": {"method": "cyclegan", "batch_size": 1, "learning_rate": 2e-4},
         "registration": {

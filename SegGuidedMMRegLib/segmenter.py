@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from SegGuidedMMRegLib.events import ErrorCode
+from SegGuidedMMRegLib.fragments import without_fragments
 from SegGuidedMMRegLib.images import Image, normalised_study_image, resample
 from SegGuidedMMRegLib.locks import holders
-from SegGuidedMMRegLib.networks.segmentation import load_segmentation_network
+from SegGuidedMMRegLib.networks.segmentation import SegmentationNetwork, load_segmentation_network
 from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.samples import AnyImage, Sample
 from SegGuidedMMRegLib.space import Grid, apply_affine
@@ -59,7 +60,7 @@ class Segmenter:
         source = target = self._network(WITHOUT_ADAPTATION)
         if adapted:
             target = self._network("adaptation")
-        self._networks: dict[str, nn.Module] = {study.source: source, study.target: target}
+        self._networks: dict[str, SegmentationNetwork] = {study.source: source, study.target: target}
 
     def segment(self, image: AnyImage, modality: str | None = None) -> Image:
         """Structure values on the image's own grid: `probabilities` and `labels` in one.
@@ -74,7 +75,7 @@ class Segmenter:
         sample = Sample.of(self._study, image, modality)
         return self.labels(sample, self.probabilities(sample))
 
-    def _network(self, stage: str) -> nn.Module:
+    def _network(self, stage: str) -> SegmentationNetwork:
         study = self._study
         names = [structure.name for structure in study.structures]
         folder = trained_folder(study, stage)
@@ -83,7 +84,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def probabilities(self, sample: Sample) -> Tensor:
-        """Probabilities [1 + structures, *shape], background first, float32 on the CPU.
+        """Probabilities [1 + structures, *shape], background first, float32 on the CPU, without fragments.
 
         On the study grid, padded alike on all sides where the image sticks out of it; `on_study_grid` takes
         the padding off. What lies on the study grid does not depend on the padding: the network normalises by
@@ -101,8 +102,10 @@ class Segmenter:
     def _predicted(self, sample: Sample, grid: Grid) -> Tensor:
         with memory_remedy(f"segmenting {sample.name}", MEMORY_REMEDY):
             array = normalised_study_image(sample.image, grid, sample.study_to_case)
-            logits = self._networks[sample.modality](torch.from_numpy(array)[None, None].to(self._device))
-            return torch.softmax(logits.float(), dim=1)[0].cpu()
+            network = self._networks[sample.modality]
+            logits = network(torch.from_numpy(array)[None, None].to(self._device))
+            found = torch.softmax(logits.float(), dim=1)[0].cpu().numpy()
+        return torch.from_numpy(without_fragments(found, network.fragment_limits))
 
     def labels(self, sample: Sample, probabilities: Tensor) -> Image:
         """Structure values on the image's own grid, the most probable structure of each voxel."""

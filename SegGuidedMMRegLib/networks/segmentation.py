@@ -21,11 +21,20 @@ from SegGuidedMMRegLib.networks.weights import DESCRIPTION_FILE, load_network
 class SegmentationNetwork(nn.Module):
     """Image [N, 1, *shape] with values in [0, 1] to logits [N, 1 + structures, *shape], for any shape.
 
+    `fragment_limits` is not used here: it is for those who clean what it predicts (`fragments.py`).
+
     Source: Kerfoot et al., Left-ventricle quantification using residual U-Net, STACOM 2018.
     """
 
-    def __init__(self, dimension: int, structures: int, config: SegmentationConfig) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        structures: int,
+        config: SegmentationConfig,
+        fragment_limits: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
+        self.fragment_limits = tuple(fragment_limits or (0.0,) * structures)
         self.multiple = math.prod(config.strides)
         self.unet = UNet(
             spatial_dims=dimension,
@@ -54,7 +63,10 @@ class SegmentationNetwork(nn.Module):
 
 
 def build_segmentation_network(
-    dimension: int, structures: int, config: SegmentationConfig
+    dimension: int,
+    structures: int,
+    config: SegmentationConfig,
+    fragment_limits: Sequence[float] | None = None,
 ) -> SegmentationNetwork:
     """An untrained network for `structures` structures and background.
 
@@ -70,15 +82,22 @@ def build_segmentation_network(
             f"segmentation.strides needs one entry less than segmentation.channels (at least two), got "
             f"{len(config.strides)} and {len(config.channels)}."
         )
-    return SegmentationNetwork(dimension, structures, config)
+    return SegmentationNetwork(dimension, structures, config, fragment_limits)
 
 
-def describe_network(folder: Path, dimension: int, structures: list[str], config: SegmentationConfig) -> None:
+def describe_network(
+    folder: Path,
+    dimension: int,
+    structures: list[str],
+    config: SegmentationConfig,
+    fragment_limits: Sequence[float],
+) -> None:
     """Write beside the weights in `folder` what `load_segmentation_network` needs to build the network."""
     record = {
         "dimension": dimension,
         "structures": list(structures),
         "segmentation": config.model_dump(mode="json"),
+        "fragment_limits": [round(limit, 6) for limit in fragment_limits],
     }
     write_text_atomically(folder / DESCRIPTION_FILE, yaml.safe_dump(record, sort_keys=False))
 
@@ -102,11 +121,15 @@ def load_segmentation_network(
         config = SegmentationConfig.model_validate(record["segmentation"])
         names = [str(name) for name in record["structures"]]
         known = (record["dimension"], names)
+        limits = [float(limit) for limit in record["fragment_limits"]]
+        if len(limits) != len(names):
+            raise ValueError(f"{len(limits)} fragment_limits for {len(names)} structures")
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
     _check_known(path, known, (dimension or known[0], names if structures is None else list(structures)))
     return load_network(
-        lambda: build_segmentation_network(known[0], len(names), config), folder / "weights.safetensors"
+        lambda: build_segmentation_network(known[0], len(names), config, limits),
+        folder / "weights.safetensors",
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from SegGuidedMMRegLib.config import Config, SegmentationConfig
 from SegGuidedMMRegLib.deformation import soft_dice
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.fragments import fragment_limits
 from SegGuidedMMRegLib.losses import segmentation_loss
 from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network, describe_network
 from SegGuidedMMRegLib.training.appearance import quantile_table
@@ -129,10 +130,18 @@ def train_source(
         network = build_segmentation_network(tensors.grid.dimension, len(tensors.structures), settings)
     tensors = tensors.to(device_of(config.training))
     stage = SourceSegmentation(tensors, augmented, settings, steps=settings.steps, network=network)
-    by_first(lambda: describe_network(folder, tensors.grid.dimension, list(tensors.structures), settings))
+    by_first(lambda: _describe(tensors, settings, folder))
     return fit(
         stage, name=NAME, steps=settings.steps, folder=folder, config=config.training, reporter=reporter
     )
+
+
+def _describe(tensors: StudyTensors, settings: SegmentationConfig, folder: Path) -> None:
+    names = list(tensors.structures)
+    limits = (0.0,) * len(names)
+    if settings.drop_fragments:
+        limits = fragment_limits((labels.cpu().numpy() for labels in tensors.labelled_labels), len(names))
+    describe_network(folder, tensors.grid.dimension, names, settings, limits)
 
 
 @torch.no_grad()

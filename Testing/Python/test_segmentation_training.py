@@ -102,6 +102,14 @@ def test_a_volume_is_trained_alike(tmp_path: Path) -> None:
     assert load_segmentation_network(tmp_path)(torch.rand(1, 1, 12, 16, 10)).shape == (1, 3, 12, 16, 10)
 
 
+def test_the_network_knows_the_pieces_of_the_labels_unless_they_do_not_matter(tmp_path: Path) -> None:
+    tensors = study((32, 32))
+    for name, asked, limits in (("on", True, (0.2, 0.2)), ("off", False, (0.0, 0.0))):
+        config = settings(steps=1, drop_fragments=asked)
+        train_source(tensors, None, config, tmp_path / name, Reporter())
+        assert load_segmentation_network(tmp_path / name).fragment_limits == limits
+
+
 def test_an_untrained_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Train this stage first"):
         load_segmentation_network(tmp_path)

@@ -141,7 +141,13 @@ def _deliver(
     task: AdaptationTask, tensors: StudyTensors, snapshots: list[Snapshot], kept: Snapshot
 ) -> AdaptationResult:
     save_weights(kept.network, task.folder / WEIGHTS_FILE)
-    describe_network(task.folder, tensors.grid.dimension, list(tensors.structures), task.config.segmentation)
+    describe_network(
+        task.folder,
+        tensors.grid.dimension,
+        list(tensors.structures),
+        task.config.segmentation,
+        task.source_network.fragment_limits,
+    )
     collapsed = tuple(tensors.structures[index] for index in kept.quality.collapsed)
     remedy = " ".join(_explain(s, kept, tensors.structures) for s in snapshots[1:] if _needs_words(s, kept))
     settings = task.config.adaptation

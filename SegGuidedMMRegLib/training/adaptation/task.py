@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from SegGuidedMMRegLib.config import Config
 from SegGuidedMMRegLib.events import Reporter
+from SegGuidedMMRegLib.networks.segmentation import SegmentationNetwork
 from SegGuidedMMRegLib.training.adaptation.collapse import Quality, UsualSizes, assess, structure_sizes
 from SegGuidedMMRegLib.training.augmentation.samples import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors
@@ -67,7 +68,7 @@ class AdaptationTask:
         reporter: hears about progress.
     """
 
-    source_network: nn.Module
+    source_network: SegmentationNetwork
     samples: SourceSamples
     target_images: Tensor
     usual: UsualSizes
