@@ -178,7 +178,7 @@ class ReviewViews:
         self._change, self._change_opacity = node, opacity
         self.update()
         if node is not None and self._layout.is_shown:
-            show_legend(node, _("Volume"), self._ids(FIXED))  # Slicer looks only now where the map is
+            show_legend(node, _("Volume change"), self._ids(FIXED))  # Slicer looks only now where the map is
 
     def set_change_opacity(self, opacity: float) -> None:
         """How much that map covers the image, 0 to 1."""

@@ -348,12 +348,9 @@ class TrainPanel(Panel):
         """Curves and pictures of the stage that is selected, else of the one at work, else of the last."""
         told = self._training[1] if self._training else None
         stage = self._shown_stage(told)
-        pictures = (told.pictures.get(stage) if told is not None else None) or self._known_pictures(
-            stage, told
-        )
-        curves = self._curves
-        if told is not None:
-            curves = self._known_curves(told).continued_by(told.curves)
+        pictures = None if told is None else told.pictures.get(stage)
+        pictures = pictures or self._known_pictures(stage, told)
+        curves = self._curves if told is None else self._known_curves(told).continued_by(told.curves)
         shown = curves.of_stage(stage)
         self._ui.stageLabel.visible = bool(shown or pictures)
         self._ui.stageLabel.text = _("Stage “{stage}”:").format(stage=self._titles.get(stage, ""))
