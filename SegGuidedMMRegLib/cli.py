@@ -73,7 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given == [_VERSION]:
         print(__version__)
         return
-    sys.exit(run(_parsed(given)))
+    try:
+        command = _parsed(given)
+    except BrokenPipeError:  # `segmmreg --help | head`
+        sys.exit(_nobody_reads())
+    sys.exit(run(command))
 
 
 def run(command: Command) -> int:

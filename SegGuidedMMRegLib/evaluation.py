@@ -74,7 +74,7 @@ class Row:
         modality: of the case, or `moving modality--fixed modality`.
         group: role of the case or "seen in training"; status of the pair.
         state: "prediction", "with adaptation", "without adaptation"; "identity", "before", "after".
-        against: what it was measured against: "truth", "prediction", or "moving/fixed" kinds that differ.
+        against: what it was measured against: "truth", "prediction", "given", or both as "moving/fixed".
         structure: name, "" for measures of the whole.
         measure: "dice", "hd95_mm", "assd_mm", "folded_voxels", "landmark_error_mm", ...
         unit: "mm", "s", "voxel" or "".
@@ -303,6 +303,7 @@ def _registration_summary(reports: Sequence[Report]) -> dict[str, Any]:
     """Over all pairs; overlaps over those measured against truth, if there are any, else over all."""
     true_pairs = [r for r in reports if against_of(r) == "truth"]
     measured = true_pairs or [r for r in reports if r["structures"]]
+    against = {against_of(r) for r in measured}
     states = {}
     for state in STATES:
         found = [r["mean"][state] for r in measured if r["mean"].get(state)]
@@ -313,7 +314,7 @@ def _registration_summary(reports: Sequence[Report]) -> dict[str, Any]:
     return {
         "pairs": len(reports),
         "failed": sum(r["status"] != "ok" for r in reports),
-        "measured_against": "truth" if true_pairs else ("prediction" if measured else None),
+        "measured_against": (against.pop() if len(against) == 1 else "mixed") if against else None,
         "measured_pairs": len(measured),
         **states,
         "folded_voxels": sum(r["folds"]["total"] for r in with_folds),

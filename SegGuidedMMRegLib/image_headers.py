@@ -59,6 +59,8 @@ def unreadable(path: Path, error: RuntimeError) -> ImageError:
             f"{path}: its axes are not at right angles, so it cannot be placed in space. "
             "Resample it onto a regular grid first (for example with 3D Slicer: load, harden, save)."
         )
+    if "Unknown PixelType" in str(error):  # SimpleITK knows no picture of grey and transparency
+        return ImageError(f"{path}: has a layer of transparency. Save one grey channel without it.")
     return ImageError(f"{path}: cannot be read as an image ({reason(error)}). Give {KNOWN_FORMATS}.")
 
 

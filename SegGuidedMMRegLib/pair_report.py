@@ -42,7 +42,7 @@ MEAN_LIMIT_VOXELS = 0.1
 MAX_LIMIT_VOXELS = 0.5
 """Largest single forward∘inverse error, in voxels, of a pair that counts as registered."""
 
-LabelKind = Literal["truth", "prediction"]
+LabelKind = Literal["truth", "prediction", "given"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class PairSide:
         modality: of the case, "" if the image is from outside the study.
         image: in its own physical space.
         truth: hand-made labels (class values), if any.
-        prediction: predicted labels (class values), if any.
+        prediction: labels (class values) that the registration went by, if any.
         landmarks: named points, LPS mm of the image, if any.
+        given: whether the labels in `prediction` were given with the pair, not predicted.
     """
 
     name: str
@@ -64,16 +65,15 @@ class PairSide:
     truth: Image | None = None
     prediction: Image | None = None
     landmarks: PointList | None = None
+    given: bool = False
 
-    def labels(self, wanted: LabelKind) -> tuple[Image, LabelKind] | None:
-        """Labels of the wanted kind, else of the other kind, with the kind they are; `None` without any."""
-        kinds: tuple[LabelKind, ...] = (
-            ("truth", "prediction") if wanted == "truth" else ("prediction", "truth")
-        )
-        for kind in kinds:
-            found = self.truth if kind == "truth" else self.prediction
-            if found is not None:
-                return found, kind
+    def labels(self, *, truth_first: bool) -> tuple[Image, LabelKind] | None:
+        """The truth or what was registered by, the wanted one if it is there, with the kind it is."""
+        kind: LabelKind = "given" if self.given else "prediction"
+        found: list[tuple[Image | None, LabelKind]] = [(self.truth, "truth"), (self.prediction, kind)]
+        for labels, name in found if truth_first else reversed(found):
+            if labels is not None:
+                return labels, name
         return None
 
 
@@ -150,8 +150,7 @@ class _PairLabels:
 
 def _choose_labels(moving: PairSide, fixed: PairSide) -> _PairLabels | None:
     both_true = moving.truth is not None and fixed.truth is not None
-    wanted: LabelKind = "truth" if both_true else "prediction"
-    left, right = moving.labels(wanted), fixed.labels(wanted)
+    left, right = moving.labels(truth_first=both_true), fixed.labels(truth_first=both_true)
     if left is None or right is None:
         return None
     return _PairLabels(left[0], right[0], left[1], right[1])
@@ -220,7 +219,7 @@ def _structures(
 
 
 def _spoken(kind: LabelKind) -> str:
-    return "labels" if kind == "truth" else "prediction"
+    return "prediction" if kind == "prediction" else "labels"
 
 
 def _measures(found: metrics.Comparison) -> dict[str, Any]:

@@ -73,8 +73,8 @@ class _Landmarks(_Part):
 
 
 class _Labels(_Part):
-    moving: Literal["truth", "prediction"]
-    fixed: Literal["truth", "prediction"]
+    moving: Literal["truth", "prediction", "given"]
+    fixed: Literal["truth", "prediction", "given"]
 
 
 class _Means(_Part):
@@ -134,7 +134,8 @@ def failed_report(moving: str, fixed: str, reason: str, *, seconds: float = 0.0)
 
 
 def against_of(report: Report) -> str:
-    """What a pair was measured against: "truth", "prediction", both as "moving/fixed", or "" for nothing."""
+    """What a pair was measured against: "truth", "prediction" or "given", both as "moving/fixed" where
+    they differ, or "" for nothing."""
     labels = report["labels"]
     if not labels:
         return ""

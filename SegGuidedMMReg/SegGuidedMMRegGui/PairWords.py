@@ -76,7 +76,10 @@ def _against(labels: Mapping[str, str] | None) -> str:
     """By which segmentations that was measured."""
     if not labels:
         return ""
-    return _(", by hand-made labels") if set(labels.values()) == {"truth"} else _(", by predictions")
+    kinds = set(labels.values())
+    if kinds == {"truth"}:
+        return _(", by hand-made labels")
+    return _(", by given segmentations") if "given" in kinds else _(", by predictions")
 
 
 def _of(record: Any, key: str) -> Any:

@@ -62,7 +62,7 @@ def _compared(report: Report) -> list[str]:
     labels = report.get("labels")
     if not labels:
         return [_("There are no labels to compare.")]
-    words = {"truth": _("hand segmentation"), "prediction": _("prediction")}
+    words = {"truth": _("hand segmentation"), "prediction": _("prediction"), "given": _("given segmentation")}
     text = _("Compared: moving {moving}, fixed {fixed}.")
     return [text.format(**{side: words.get(labels.get(side), _NONE) for side in ("moving", "fixed")})]
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from SegGuidedMMRegLib.config import Config
 
 _LOG_COLUMNS = ("when", "outcome", "file", "case", "reason")
+_TO_REPLACE = {"label": "`segmmreg label` replaces it", "landmarks": "replace the file in the study"}
 
 
 @dataclass(frozen=True)
@@ -346,7 +347,7 @@ def _attached(
             if case is None:
                 raise StudyError(f"{path}: the study has no {modality} image called {name!r}.")
             if getattr(case, kind) is not None or case.key in changed:
-                raise StudyError(f"{path}: the case {case.key} has {kind} already.")
+                raise StudyError(f"{path}: the case {case.key} has {kind} already: {_TO_REPLACE[kind]}.")
             changed[case.key] = _attach(study, case, path, kind, progress)
         except (ValueError, OSError) as error:
             progress.skip(path, error)

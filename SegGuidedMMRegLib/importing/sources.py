@@ -42,6 +42,8 @@ _IMAGE_SUFFIXES = [
     ".gipl",
     ".gipl.gz",
 ]
+_HEADER_SUFFIXES = (".mhd", ".nhdr", ".hdr")
+_VOXEL_ENDINGS = ("raw", "zraw", "img")
 _POINT_SUFFIXES = [".mrk.json", ".json", ".fcsv", ".csv"]
 _IMAGE_ENDING = re.compile(r"_0000$")
 _LABEL_ENDING = re.compile(r"[-_. ](seg|segm|segmentation|labels?|labelmap|mask|gt)$", re.IGNORECASE)
@@ -194,13 +196,24 @@ def _list(path: Path, suffixes: Sequence[str], found: list[Source], aside: list[
         else:
             fits = path.name.lower().endswith(tuple(suffixes)) or is_dicom(path)
             found += [Source(path, patient=patient_of(path))] if fits else []
-            why = "" if fits else "no known kind of file"
+            why = "" if fits or _belongs_to_a_header(path) else "no known kind of file"
     except OSError as error:
         why = f"can't be opened ({error.strerror})"
     except ImageError as error:
         why = str(error)
     if why:
         aside.append((path, why))
+
+
+def _belongs_to_a_header(path: Path) -> bool:
+    """Whether this file holds the voxels of an image whose header lies beside it: `a.raw` of `a.mhd`."""
+    name = path.name.removesuffix(".gz")
+    stem, dot, ending = name.rpartition(".")
+    return (
+        bool(dot)
+        and ending.lower() in _VOXEL_ENDINGS
+        and any(path.with_name(stem + header).is_file() for header in _HEADER_SUFFIXES)
+    )
 
 
 def _beside_dicom(folder: Path) -> list[tuple[Path, str]]:

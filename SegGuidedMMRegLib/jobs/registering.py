@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -74,7 +75,7 @@ def register_images(
         else:
             maps.append(label_probabilities(study, sample, labels))
             found_labels = labels
-        sides.append(_side_of_case(study, sample, found_labels))
+        sides.append(replace(_side_of_case(study, sample, found_labels), given=labels is not None))
     found = registrar.register(
         moving, fixed, *maps, landmarks=given.landmarks, spacing_mm=output.spacing_mm, reporter=reporter
     )

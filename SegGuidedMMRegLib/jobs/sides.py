@@ -93,7 +93,9 @@ class Images:
             maps = label_probabilities(self._study, sample, labels)
         truth = self._study.read_evaluation_labels(case) if case is not None and case.label else None
         landmarks = self._study.read_landmarks(case) if case is not None and case.landmarks else None
-        known = PairSide(sample.name, sample.modality, sample.image, truth, labels, landmarks)
+        known = PairSide(
+            sample.name, sample.modality, sample.image, truth, labels, landmarks, side.labels is not None
+        )
         return Prepared(sample, maps, known, side.warnings, None if side.labels is None else labels)
 
     def _sample(self, side: Side) -> Sample:

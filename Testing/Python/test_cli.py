@@ -85,6 +85,16 @@ def test_help_answers_within_a_second_and_loads_nothing_heavy() -> None:
     assert spent < 1.0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
+def test_help_for_a_reader_that_is_gone_ends_without_a_word() -> None:
+    receiving, sending = os.pipe()
+    os.close(receiving)
+    command = [sys.executable, "-m", "SegGuidedMMRegLib", "train", "--help"]
+    done = subprocess.run(command, stdout=sending, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(sending)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture) -> None:
     assert _run(command, "--help") == 0

@@ -215,8 +215,10 @@ def test_files_and_segmentations_of_a_list_are_registered_as_one_pair_is(study, 
     listed_one = sitk.ReadTransform(str(study.folder / "registrations" / "given" / "forward.h5"))
     for point in voxel_centres(three_dimensional(tmp_path / "f.nrrd"))[::97].tolist():
         assert listed_one.TransformPoint(point) == pytest.approx(alone.TransformPoint(point), abs=0.2)
-    dice = {row["pair"]: float(row["dice_after"]) for row in table(study)}
-    assert dice["given"] > 0.75
+    rows = {row["pair"]: row for row in table(study)}
+    assert float(rows["given"]["dice_after"]) > 0.75
+    assert [rows[pair]["measured_against"] for pair in ("given", "m--f")] == ["given", "prediction"]
+    assert read_pair_report(tmp_path / "one")["labels"] == {"moving": "given", "fixed": "given"}
 
 
 def test_landmarks_of_a_list_pull_their_pair_and_no_other(study, tmp_path):

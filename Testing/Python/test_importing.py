@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK as sitk
 from test_images import CR, write_dicom, write_slices
@@ -209,6 +210,11 @@ def _bad(tmp_path: Path, kind: str) -> Path:
         colour = (np.random.default_rng(0).random((20, 16, 3)) * 255).astype(np.uint8)
         sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), str(path))
         return path
+    if kind == "transparent":
+        path = path.with_suffix(".png")
+        grey = (np.random.default_rng(0).random((20, 16, 2)) * 255).astype(np.uint8)
+        PIL.Image.fromarray(grey, "LA").save(path)
+        return path
     if kind == "broken":
         path.write_bytes(b"NRRD0004\nrubbish")
         return path
@@ -221,6 +227,7 @@ def _bad(tmp_path: Path, kind: str) -> Path:
         ("nan", "not finite"),
         ("constant", "every value is 7"),
         ("colour", "colour picture"),
+        ("transparent", "has a layer of transparency"),
         ("broken", "cannot be read as an image"),
         ("missing", "no such file"),
     ],
@@ -237,6 +244,16 @@ def test_an_image_of_no_use_is_left_out_and_the_others_come_in(
     with pytest.raises(StudyError, match="Nothing could be imported"):
         _new(tmp_path / "other", [bad])
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("header", [".mhd", ".nhdr", ".hdr"])
+def test_the_file_of_voxels_beside_a_header_is_not_left_out(tmp_path: Path, header: str) -> None:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).random((4, 20, 16)).astype(np.float32))
+    sitk.WriteImage(image, str(tmp_path / f"knee{header}"))
+    (tmp_path / "alone.raw").write_bytes(b"voxels of nothing")
+    found = from_folders("dxa", [tmp_path])
+    assert [c.image.name for c in found.candidates] == [f"knee{header}"]
+    assert [path.name for path, _ in found.aside] == ["alone.raw"]
 
 
 def _label_problem(tmp_path: Path, kind: str) -> Path:
@@ -586,7 +603,7 @@ def test_labels_added_later_find_their_images(folders: Path) -> None:
         "x0": "evaluation",
         "x1": "evaluation",
     }
-    with pytest.raises(StudyError, match="has label already"):
+    with pytest.raises(StudyError, match="has label already: `segmmreg label` replaces"):
         add_to_study(study, [], labels={"dxa": named})
 
 

@@ -98,6 +98,8 @@ def test_predictions_are_compared_unless_both_sides_have_a_truth(pair):
     no_truth = replace(pair.fixed, truth=None)
     report = pair.report(fixed=no_truth)
     assert report["labels"] == {"moving": "prediction", "fixed": "prediction"}
+    given = pair.report(fixed=no_truth, moving=replace(pair.moving, given=True))
+    assert given["labels"] == {"moving": "given", "fixed": "prediction"}
     mixed = pair.report(fixed=no_truth, moving=replace(pair.moving, prediction=None))
     assert mixed["labels"] == {"moving": "truth", "fixed": "prediction"}
     assert mixed["mean"]["after"]["dice"] < report["mean"]["after"]["dice"]  # only one side is shifted
