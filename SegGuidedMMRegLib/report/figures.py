@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from SegGuidedMMRegLib.evaluation import group_of, predictions_of
 from SegGuidedMMRegLib.fields import SpatialTransform, fold_mask
-from SegGuidedMMRegLib.images import Image, read_labels
+from SegGuidedMMRegLib.images import Image, read_image, read_labels
 from SegGuidedMMRegLib.pair_report import on_grid
 from SegGuidedMMRegLib.pair_report_file import Report, against_of
 from SegGuidedMMRegLib.report import pictures
@@ -167,6 +167,9 @@ def pair_entry(study: Study, report: Report, folder: Path, home: Path) -> PairEn
 def pair_strips(study: Study, report: Report, folder: Path, home: Path) -> list[Strip]:
     """A registered pair, a strip a view: moving, fixed, warped, checkerboard, warped grid, Jacobian map.
 
+    Of images that are no cases of the study, only what lies in the folder: warped, warped grid, Jacobian map.
+    Labels that were given with the pair are drawn only as they were written, warped.
+
     Args:
         study: of the two images.
         report: of the pair.
@@ -176,6 +179,8 @@ def pair_strips(study: Study, report: Report, folder: Path, home: Path) -> list[
     Raises:
         ValueError: if an image or the transform cannot be read.
     """
+    if not all(_is_case(study, report, side) for side in ("moving", "fixed")):
+        return _strips_of_the_folder(study, report, folder, home)
     labels = report["labels"] or {"moving": "", "fixed": ""}
     moving = _side(study, report["moving"], report["moving_modality"], labels["moving"])
     fixed = _side(study, report["fixed"], report["fixed_modality"], labels["fixed"])
@@ -183,7 +188,10 @@ def pair_strips(study: Study, report: Report, folder: Path, home: Path) -> list[
     warped = forward.warp_image(moving.image, fixed.image.grid)
     views = pictures.views(fixed.image.grid, _mask(fixed.labels))
     moving_views = pictures.views(moving.image.grid, _mask(moving.labels))
-    warped_labels = _warped_labels(moving, forward, fixed.image.grid)
+    if labels["moving"] == "given":
+        warped_labels = _written_labels(folder, home, fixed.image.grid)
+    else:
+        warped_labels = _warped_labels(moving, forward, fixed.image.grid)
     on_fixed = [*fixed.outlines(), *([] if warped_labels is None else [Outline(warped_labels)])]
     folds = fold_mask(forward.field)
     strips = []
@@ -198,9 +206,33 @@ def pair_strips(study: Study, report: Report, folder: Path, home: Path) -> list[
             (pictures.checkerboard(warped.array, fixed.image.array, view), "warped and fixed in turn"),
             *_field_pictures(forward, folds, fixed, warped, view.name),
         ]
-        pair = f"{report['moving']} to {report['fixed']} {view.name}"
-        strips.append(Strip(view.name, "", [picture(f, name, f"{pair}: {name}") for f, name in drawn]))
+        strips.append(_strip(report, view.name, drawn))
     return strips
+
+
+def _strips_of_the_folder(study: Study, report: Report, folder: Path, home: Path) -> list[Strip]:
+    forward = read_transform(require_inside(home, folder / "forward.h5"))
+    warped = read_image(require_inside(home, folder / "warped_image.nrrd"))
+    shown = _Side(warped, _written_labels(folder, home, warped.grid), False)
+    folds = fold_mask(forward.field)
+    strips = []
+    for view in pictures.views(warped.grid, _mask(shown.labels)):
+        drawn = [
+            (pictures.overlay(warped.array, view, shown.outlines(), study.structures), "moving, warped"),
+            *_field_pictures(forward, folds, shown, warped, view.name),
+        ]
+        strips.append(_strip(report, view.name, drawn))
+    return strips
+
+
+def _strip(report: Report, view_name: str, drawn: Sequence[tuple[Figure, str]]) -> Strip:
+    pair = f"{report['moving']} to {report['fixed']} {view_name}"
+    return Strip(view_name, "", [picture(f, name, f"{pair}: {name}") for f, name in drawn])
+
+
+def _is_case(study: Study, report: Report, side: str) -> bool:
+    name, modality = report[side], report[f"{side}_modality"]
+    return any(c.name == name and modality in ("", c.modality) for c in study.cases)
 
 
 def _field_pictures(
@@ -225,7 +257,7 @@ def _side(study: Study, name: str, modality: str, kind: str) -> _Side:
     if kind == "truth" and case.label is not None:
         return _Side(image, on_grid(study.read_evaluation_labels(case), image.grid).array, True)
     path = study.prediction_path(case)
-    if kind and path.is_file():
+    if kind not in ("", "given") and path.is_file():
         return _Side(image, on_grid(read_labels(path), image.grid).array, False)
     return _Side(image, None, False)
 
@@ -234,6 +266,12 @@ def _warped_labels(moving: _Side, forward: SpatialTransform, grid: Grid) -> NDAr
     if moving.labels is None:
         return None
     return forward.warp_labels(Image(moving.labels, moving.image.grid), grid).array
+
+
+def _written_labels(folder: Path, home: Path, grid: Grid) -> NDArray[Any] | None:
+    """The moving labels as they were written with the pair; `None` if they were left out."""
+    path = folder / "warped_labels.seg.nrrd"
+    return on_grid(read_labels(require_inside(home, path)), grid).array if path.is_file() else None
 
 
 def _mask(labels: NDArray[Any] | None) -> NDArray[np.bool_] | None:

@@ -11,15 +11,16 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from reported_study import make_reported_study
+from reported_study import make_reported_study, with_warped_images
 
 from SegGuidedMMRegLib import metrics
 from SegGuidedMMRegLib.config import config_from_dict
 from SegGuidedMMRegLib.evaluation import evaluate, predictions_of
 from SegGuidedMMRegLib.events import RecordingReporter, Reporter
 from SegGuidedMMRegLib.images import read_labels
+from SegGuidedMMRegLib.pair_report_file import read_pair_report
 from SegGuidedMMRegLib.report import write_report
-from SegGuidedMMRegLib.report.figures import worst_median_best
+from SegGuidedMMRegLib.report.figures import pair_strips, worst_median_best
 from SegGuidedMMRegLib.study import Study
 
 
@@ -241,6 +242,31 @@ def test_a_pair_whose_transform_is_gone_says_so(study, tmp_path):
     page = Page(write_report(copy, Reporter()).read_text(encoding="utf-8"))
     assert "No pictures: " in page.text
     assert not any(a.get("alt", "").startswith("d3 to r3") for _, a in page.tags)
+
+
+def test_a_pair_of_images_from_outside_the_study_shows_what_its_folder_holds(study, tmp_path):
+    copy = replace(study, folder=tmp_path / "copy")
+    shutil.copytree(study.folder, copy.folder)
+    path = with_warped_images(copy).folder / "registrations" / "d3--r3" / "report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "moving": "new", "moving_modality": "dxa"}))
+    page = Page(write_report(copy, Reporter()).read_text(encoding="utf-8"))
+    shown = [a["alt"] for _, a in page.tags if a.get("alt", "").startswith("new to r3")]
+    assert [alt.split(": ")[1] for alt in shown] == ["moving, warped", "grid, warped", "change of size"]
+    assert "No pictures: " not in page.text
+
+
+def test_predictions_are_not_drawn_for_a_pair_whose_segmentations_were_given(study, tmp_path):
+    copy = replace(study, folder=tmp_path / "copy")
+    shutil.copytree(study.folder, copy.folder)
+    folder = with_warped_images(copy).folder / "registrations" / "d3--r3"
+    report = json.loads((folder / "report.json").read_text())
+    report["labels"] = {"moving": "given", "fixed": "given"}
+    (folder / "report.json").write_text(json.dumps(report))
+    assert "measured on given labels" in Page(write_report(copy, Reporter()).read_text(encoding="utf-8")).text
+    for predicted in (copy.folder / "predictions").glob("*/*3.seg.nrrd"):
+        predicted.write_bytes(b"not to be read")
+    strips = pair_strips(copy, read_pair_report(folder), folder, copy.folder)
+    assert len(strips[0].pictures) == 6
 
 
 def test_the_worst_the_middle_and_the_best_are_shown():

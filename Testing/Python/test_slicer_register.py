@@ -363,6 +363,8 @@ def test_a_result_is_told_in_words():
         "Landmarks: 8.0 mm apart before, 1.2 after.",
         "Computed in 1.3 s.",
     ]
+    report["labels"] = {"moving": "given", "fixed": "prediction"}
+    assert "0.90 after, by given segmentations." in summary("ok", [], report)
     assert summary("failed", [], {}) == "Not to be trusted: no reason is given."
 
 
