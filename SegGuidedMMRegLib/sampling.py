@@ -171,6 +171,11 @@ def resample(
     return Image(sitk.GetArrayFromImage(out).reshape(grid.shape), grid)
 
 
+def value_outside(image: Image) -> float:
+    """What a warped image holds where `image` does not reach: 0, or its least value if below (air in CT)."""
+    return min(0.0, float(image.array.min()))
+
+
 def thickened(grid: Grid, slices: int) -> Grid:
     """A two-dimensional grid with an odd number of slices; the middle one lies where the only one was."""
     x, y, z = grid.voxels_to_points([0, 0, -(slices // 2)])

@@ -44,8 +44,8 @@ class Apply(Command):
     """All images are label maps: nearest neighbour."""
     interpolation: Literal["linear", "nearest", "bspline"] = "linear"
     """For images."""
-    outside: float = 0.0
-    """Value where the image does not reach; for CT, for example, -1000."""
+    outside: float | None = None
+    """Value where the image does not reach; without it 0, or the image's least value if below (air in CT)."""
     overwrite: bool = False
     """Replace results that exist."""
 
@@ -84,13 +84,15 @@ class Apply(Command):
         import numpy as np
 
         from SegGuidedMMRegLib.images import Segment, read_image, read_labels, write_image, write_labels
+        from SegGuidedMMRegLib.sampling import value_outside
 
         if grid is None:
             raise ValueError(f"{path}: give --reference, the image on whose grid the result shall lie.")
         if not (self.labels or path.name.lower().endswith(".seg.nrrd")):
             image = read_image(path)
             note = _fit(transform, grid, image.grid, path)
-            write_image(transform.warp_image(image, grid, self.interpolation, self.outside), out)
+            outside = value_outside(image) if self.outside is None else self.outside
+            write_image(transform.warp_image(image, grid, self.interpolation, outside), out)
             return note
         labels = read_labels(path)
         note = _fit(transform, grid, labels.grid, path)

@@ -20,6 +20,7 @@ from SegGuidedMMRegLib.origin import origin
 from SegGuidedMMRegLib.pair_report import PairSide, pair_report
 from SegGuidedMMRegLib.pair_report_file import REPORT_NAME, Report, failed_report, write_pair_report
 from SegGuidedMMRegLib.points import MatchedLandmarks
+from SegGuidedMMRegLib.sampling import value_outside
 from SegGuidedMMRegLib.study import Study
 from SegGuidedMMRegLib.transform_files import write_transform
 
@@ -108,7 +109,8 @@ def write_pair(
                     write_transform(transform, new / f"{name}{suffix}")
         grid, labels = fixed.image.grid, given.moving_labels or moving.truth or moving.prediction
         if IMAGE in output.files:
-            write_image(found.forward.warp_image(moving.image, grid), new / _WARPED_IMAGE)
+            outside = value_outside(moving.image)
+            write_image(found.forward.warp_image(moving.image, grid, outside=outside), new / _WARPED_IMAGE)
         if LABELS in output.files and labels is not None:
             write_labels(found.forward.warp_labels(labels, grid), study.structures, new / _WARPED_LABELS)
         return _write_report(study, report, new, made_from)

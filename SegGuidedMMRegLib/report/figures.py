@@ -20,6 +20,7 @@ from SegGuidedMMRegLib.pair_report import on_grid
 from SegGuidedMMRegLib.pair_report_file import Report, against_of
 from SegGuidedMMRegLib.report import pictures
 from SegGuidedMMRegLib.report.pictures import Outline
+from SegGuidedMMRegLib.sampling import value_outside
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.study import Case, Structure, Study
 from SegGuidedMMRegLib.study_file import require_inside
@@ -185,7 +186,7 @@ def pair_strips(study: Study, report: Report, folder: Path, home: Path) -> list[
     moving = _side(study, report["moving"], report["moving_modality"], labels["moving"])
     fixed = _side(study, report["fixed"], report["fixed_modality"], labels["fixed"])
     forward = read_transform(require_inside(home, folder / "forward.h5"))
-    warped = forward.warp_image(moving.image, fixed.image.grid)
+    warped = forward.warp_image(moving.image, fixed.image.grid, outside=value_outside(moving.image))
     views = pictures.views(fixed.image.grid, _mask(fixed.labels))
     moving_views = pictures.views(moving.image.grid, _mask(moving.labels))
     if labels["moving"] == "given":

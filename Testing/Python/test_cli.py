@@ -422,6 +422,20 @@ def test_apply_needs_a_reference_for_images_and_overwrites_only_on_request(
     assert "10,12" not in (shifted / "points.csv").read_text()
 
 
+@pytest.mark.parametrize(("options", "outside"), [((), -1000), (("--outside", 5), 5)])
+def test_apply_fills_with_air_where_a_ct_image_does_not_reach(
+    shifted: Path, options: tuple[object, ...], outside: int
+) -> None:
+    moving = sitk.ReadImage(str(shifted / "moving.nrrd"))
+    sitk.WriteImage(sitk.Cast(moving, sitk.sitkInt16) - 1000, str(shifted / "ct.nrrd"))
+    onto = ("--reference", shifted / "fixed.nrrd", "--out", shifted / "warped.nrrd", *options)
+    assert _run("apply", shifted / "forward.h5", shifted / "ct.nrrd", *onto) == 0
+    warped = sitk.GetArrayFromImage(sitk.ReadImage(str(shifted / "warped.nrrd")))
+    assert (warped[0, :2] == outside).all()
+    assert (warped[0, :, -3:] == outside).all()
+    assert warped[warped != outside].max() == -800
+
+
 def test_apply_says_when_points_lie_outside(shifted: Path, capsys: pytest.CaptureFixture) -> None:
     (shifted / "points.csv").write_text("name,x,y,z\na,10,12,0\nb,900,12,0\n")
     assert _run("apply", shifted / "forward.h5", shifted / "points.csv", "--out", shifted / "moved.csv") == 0

@@ -349,6 +349,24 @@ def test_an_earlier_run_leaves_no_file_beside_a_later_one(finished, tmp_path):
     ]
 
 
+def test_a_warped_ct_image_is_air_where_the_moving_one_does_not_reach(finished, tmp_path):
+    moving, fixed = (finished.study.cases_of(m, "test")[0] for m in (SOURCE, TARGET))
+    image = sitk.ReadImage(str(finished.file("images", SOURCE, moving.name)))
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32) - 1000, str(tmp_path / "ct.nrrd"))
+    mirrored = ["--moving-mirrored"] if moving.mirrored else []
+    out = tmp_path / "out"
+    assert run(
+        "register", finished.study.folder, tmp_path / "ct.nrrd", fixed.key, *mirrored, "--out", out
+    ) in (0, 1)
+    reference = sitk.ReadImage(str(out / "warped_image.nrrd"))
+    forward = sitk.ReadTransform(str(out / "forward.h5"))
+    ct = sitk.ReadImage(str(tmp_path / "ct.nrrd"))
+    least = float(values(tmp_path / "ct.nrrd").min())
+    goal = sitk.Resample(ct, reference, forward, sitk.sitkLinear, least)
+    np.testing.assert_allclose(values(reference), values(goal), atol=0.5)
+    assert values(reference).max() < 0
+
+
 # -- segmmreg apply, segmmreg export --------------------------------------------------------------------
 def test_apply_moves_image_and_labels_as_simpleitk_does(written, tmp_path):
     files = written.folder.parent
