@@ -171,6 +171,10 @@ class RegistrationConfig(_Section):
     refinement_smoothness: float = Field(
         0.1, ge=0, description="weight of the velocity's squared gradient (mm a mm)"
     )
+    cautious: bool = Field(
+        True,
+        description="leave a pair at its pre-alignment where its predicted segmentations are too uncertain",
+    )
     landmark_weight: float = Field(
         1.0, ge=0, description="weight of the mean squared distance of landmarks that are given with a pair"
     )
@@ -181,6 +185,7 @@ PAIR_SETTINGS = {
     "refinement_steps",
     "refinement_rate",
     "refinement_smoothness",
+    "cautious",
     "landmark_weight",
 }
 """Settings of `registration` that pairs are registered with; the network's training knows nothing of them."""
@@ -263,6 +268,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "working_downsampling": 1,
             "affine": False,
             "refinement_steps": 0,
+            "cautious": False,
         },
     },
 }

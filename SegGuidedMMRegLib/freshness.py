@@ -24,7 +24,7 @@ from SegGuidedMMRegLib.study_file import resolve_inside
 TRAINED_STAGES = ("augmentation", "segmentation", "adaptation", "registration")
 STAGES = ("prealign", *TRAINED_STAGES)
 
-METHOD_VERSIONS = {"augmentation": 1, "segmentation": 2, "adaptation": 4, "registration": 1, "prediction": 1}
+METHOD_VERSIONS = {"augmentation": 1, "segmentation": 2, "adaptation": 5, "registration": 1, "prediction": 1}
 """Of the code of each stage; raise one when the same inputs give other results. `prealign` has its own."""
 
 UPSTREAM: dict[str, tuple[str, ...]] = {

@@ -65,6 +65,7 @@ class PairDiagnostics:
         inverse_error_mean_voxels: of forward∘inverse and inverse∘forward, over the study grid.
         inverse_error_max_voxels: the largest.
         repairs: how often the velocity was smoothed until neither map came near a fold.
+        stayed: whether the maps were too uncertain to be followed, so that the pair was left as it was.
         failure: why the pair failed, or None.
     """
 
@@ -77,6 +78,7 @@ class PairDiagnostics:
     inverse_error_mean_voxels: float
     inverse_error_max_voxels: float
     repairs: int
+    stayed: bool
     failure: str | None
 
 
@@ -135,6 +137,7 @@ def register_batch(
     moving_inside: Tensor | None = None,
     fixed_inside: Tensor | None = None,
     points: MatchedPoints | None = None,
+    uncertainty: Sequence[float] | None = None,
     reporter: Reporter | None = None,
 ) -> list[PairResult]:
     """Register N pairs at once by their segmentations.
@@ -148,6 +151,9 @@ def register_batch(
         moving_inside: [N, *shape], true where the moving image has data; None is everywhere.
         fixed_inside: the same for the fixed image.
         points: landmarks of the N pairs that affine map and refinement shall bring together, if any.
+        uncertainty: of the maps of each pair, 1 - Dice between what they are and what they might as well be
+            (N numbers); a pair is left as it is where that explains more than half of its squared misfit,
+            because following it would then lead away from the truth on average. None: all are followed.
         reporter: hears about the steps of the refinement.
 
     Raises:
@@ -160,7 +166,7 @@ def register_batch(
     pair = _pairs(moving, fixed, moving_inside, fixed_inside)
     if points is not None and len(points):
         pair = replace(pair, points=points.to(fixed.device), points_weight=config.landmark_weight)
-    before = _hard_dice(pair)
+    before, whole = _hard_dice(pair), pair
 
     affine = CentredAffine.identity(len(fixed), len(spacing), fixed.device)
     after_affine = before
@@ -181,6 +187,12 @@ def register_batch(
         with torch.enable_grad():
             velocity = _optimise(velocity, pair, config, spacing, reporter or Reporter())
 
+    stayed = _too_uncertain(before, uncertainty)
+    if any(stayed):
+        chosen = torch.tensor(stayed, device=fixed.device)
+        affine = CentredAffine.identity(len(fixed), len(spacing), fixed.device).where(chosen, affine)
+        pair = whole.moved(affine, spacing) if config.affine else whole
+        velocity = torch.where(chosen.view(-1, *[1] * (velocity.dim() - 1)), 0.0, velocity)
     solution, repairs = fold_free_pair(velocity, shape)
     after = _hard_dice(pair, solution.forward)
     matrices = affine.lps()
@@ -196,6 +208,7 @@ def register_batch(
             inverse_error_mean_voxels=float(solution.error_mean[n]),
             inverse_error_max_voxels=float(solution.error_max[n]),
             repairs=int(repairs[n]),
+            stayed=stayed[n],
             failure=None,
         )
         diagnostics = _judged(diagnostics, guided=pair.points is not None)
@@ -211,6 +224,14 @@ def coarser_shape(shape: tuple[int, ...], spacing_mm: tuple[float, ...], factor:
     apart = factor * min(spacing_mm)
     wanted = [math.ceil(n * min(s / apart, 1) - 1e-6) for n, s in zip(shape, spacing_mm, strict=True)]
     return tuple(min(n, max(m, _FEWEST_NODES)) for n, m in zip(shape, wanted, strict=True))
+
+
+def _too_uncertain(dice: Tensor, uncertainty: Sequence[float] | None) -> list[bool]:
+    """Of which pairs the Dice [N, structures] is so high that half of what is missing may be no misfit."""
+    misfit = (1 - dice.nanmean(1)).tolist()
+    if uncertainty is None:
+        return [False] * len(misfit)
+    return [u**2 > m**2 / 2 for u, m in zip(uncertainty, misfit, strict=True)]
 
 
 def _velocity_factor(shape: tuple[int, ...]) -> int:

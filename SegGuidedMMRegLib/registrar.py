@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from SegGuidedMMRegLib.images import Image
 from SegGuidedMMRegLib.importing.labels import read_matching_labels
 from SegGuidedMMRegLib.inversion import pair_transforms
 from SegGuidedMMRegLib.networks.registration import RegistrationNetwork, load_registration_network
+from SegGuidedMMRegLib.networks.segmentation import read_uncertainty
 from SegGuidedMMRegLib.out_of_memory import memory_remedy
 from SegGuidedMMRegLib.pair_points import MatchedPoints
 from SegGuidedMMRegLib.points import MatchedLandmarks
@@ -79,6 +81,7 @@ class PairTask:
         moving, fixed: the images.
         moving_map, fixed_map: as `Segmenter.probabilities` gives them, or [1 + structures, *study shape].
         landmarks: that shall come to lie on each other, if any.
+        given: which of the two maps is a segmentation of a person: moving, fixed.
     """
 
     moving: Sample
@@ -86,6 +89,7 @@ class PairTask:
     moving_map: Tensor
     fixed_map: Tensor
     landmarks: MatchedLandmarks | None = None
+    given: tuple[bool, bool] = (False, False)
 
 
 class Registrar:
@@ -111,6 +115,9 @@ class Registrar:
                     f"`segmmreg train {study.folder}`."
                 )
             self._network = network.to(self._device)
+        self._uncertainty = 0.0
+        if self._config.cautious:
+            self._uncertainty = read_uncertainty(trained_folder(study, "adaptation"))
 
     def register(
         self,
@@ -120,6 +127,7 @@ class Registrar:
         fixed_map: Tensor,
         *,
         landmarks: MatchedLandmarks | None = None,
+        given: tuple[bool, bool] = (False, False),
         spacing_mm: float | None = None,
         reporter: Reporter | None = None,
     ) -> Registration:
@@ -132,10 +140,11 @@ class Registrar:
             moving, fixed: the two images. moving_map, fixed_map: probabilities [1 + structures, *study
             shape], or padded as `Segmenter` gives them.
             landmarks: that shall come to lie on each other; they count beside the segmentations.
+            given: as in `PairTask`.
             spacing_mm: of the delivered fields; None for that of the images.
             reporter: hears about the steps of the refinement.
         """
-        task = PairTask(moving, fixed, moving_map, fixed_map, landmarks)
+        task = PairTask(moving, fixed, moving_map, fixed_map, landmarks, given)
         return self.delivered(task, self.solve([task], reporter)[0], spacing_mm=spacing_mm)
 
     def register_images(
@@ -172,6 +181,7 @@ class Registrar:
             moving_map,
             fixed_map,
             landmarks=landmarks,
+            given=(moving_labels is not None, fixed_labels is not None),
             spacing_mm=spacing_mm,
             reporter=reporter,
         )
@@ -209,6 +219,7 @@ class Registrar:
                 moving_inside=stacked(_inside(t.moving, grid) for t in tasks),
                 fixed_inside=stacked(_inside(t.fixed, grid) for t in tasks),
                 points=_points(tasks[0], grid) if len(tasks) == 1 else None,
+                uncertainty=[self._uncertainty_of(task) for task in tasks],
                 reporter=reporter,
             )
 
@@ -228,12 +239,25 @@ class Registrar:
         names = [s.name for s in self._study.structures]
         absent = [names[channel - 1] for channel in pair.diagnostics.absent]
         warnings = [f"took no part, one image lacks it: {', '.join(absent)}"] if absent else []
+        if pair.diagnostics.stayed:
+            warnings.append(
+                "left at the pre-alignment, the predicted segmentations are too uncertain to be followed: "
+                "correct them, or set landmarks"
+            )
         points = _points(task, grid)
         if task.landmarks is not None and points is not None:
             warnings += self._landmark_warnings(task.landmarks, len(points))
         problems = (pair.diagnostics.failure,) if pair.diagnostics.failure else ()
         prealignment = moving.study_to_case @ np.linalg.inv(fixed.study_to_case)
         return Registration(forward, inverse, prealignment, tuple(warnings), problems)
+
+    def _uncertainty_of(self, task: PairTask) -> float:
+        """1 - Dice of target predictions under small changes; 0 where people say what is where."""
+        if task.landmarks is not None:
+            return 0.0
+        sides = zip((task.moving, task.fixed), task.given, strict=True)
+        predicted = sum(side.modality == self._study.target and not given for side, given in sides)
+        return math.sqrt(predicted) * self._uncertainty
 
     def _landmark_warnings(self, landmarks: MatchedLandmarks, used: int) -> list[str]:
         found = []

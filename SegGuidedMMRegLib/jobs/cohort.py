@@ -312,7 +312,8 @@ class _Work:
         if self.sides is None:
             raise ValueError(f"{self.pair.key}: not prepared.")
         moving, fixed = self.sides
-        return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps, self.landmarks)
+        given = (moving.given_labels is not None, fixed.given_labels is not None)
+        return PairTask(moving.sample, fixed.sample, moving.maps, fixed.maps, self.landmarks, given)
 
 
 def _processes(study: Study, run: Run, todo: int) -> int:

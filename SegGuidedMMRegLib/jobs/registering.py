@@ -77,7 +77,13 @@ def register_images(
             found_labels = labels
         sides.append(replace(_side_of_case(study, sample, found_labels), given=labels is not None))
     found = registrar.register(
-        moving, fixed, *maps, landmarks=given.landmarks, spacing_mm=output.spacing_mm, reporter=reporter
+        moving,
+        fixed,
+        *maps,
+        landmarks=given.landmarks,
+        given=(given.moving_labels is not None, given.fixed_labels is not None),
+        spacing_mm=output.spacing_mm,
+        reporter=reporter,
     )
     seconds = time.process_time() - start
     return write_pair(study, out, found, *sides, output=output, seconds=seconds, given=given)

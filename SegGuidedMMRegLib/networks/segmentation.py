@@ -90,14 +90,20 @@ def describe_network(
     dimension: int,
     structures: list[str],
     config: SegmentationConfig,
+    *,
     fragment_limits: Sequence[float],
+    uncertainty: float = 0.0,
 ) -> None:
-    """Write beside the weights in `folder` what `load_segmentation_network` needs to build the network."""
+    """Write beside the weights in `folder` what `load_segmentation_network` needs to build the network.
+
+    `uncertainty` is for `read_uncertainty`: 1 - Dice of its predictions under small changes of the image.
+    """
     record = {
         "dimension": dimension,
         "structures": list(structures),
         "segmentation": config.model_dump(mode="json"),
         "fragment_limits": [round(limit, 6) for limit in fragment_limits],
+        "uncertainty": round(uncertainty, 4),
     }
     write_text_atomically(folder / DESCRIPTION_FILE, yaml.safe_dump(record, sort_keys=False))
 
@@ -131,6 +137,19 @@ def load_segmentation_network(
         lambda: build_segmentation_network(known[0], len(names), config, limits),
         folder / "weights.safetensors",
     )
+
+
+def read_uncertainty(folder: Path) -> float:
+    """What `describe_network` wrote into the stage folder `folder`: 0 (certain, or not measured) to 1.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    path = folder / DESCRIPTION_FILE
+    try:
+        return min(max(float(read_yaml(path)["uncertainty"]), 0.0), 1.0)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}). Train this stage again.") from None
 
 
 def _check_known(path: Path, known: tuple[int, list[str]], asked: tuple[int, list[str]]) -> None:

@@ -39,7 +39,7 @@ class AppearanceMix:
         bias: standard deviation of the logarithm of the bias field.
         noise: largest standard deviation of the added noise.
         blur_voxels: standard deviation of the blur that is mixed in.
-        veil: share of all images that are laid under tissue of the target images' layout (`veil.veiled`),
+        veil: share of all images that are laid under or into tissue of the target images' layout (`veil`),
             if the source shows nothing around the structures (`veil.emptiness`).
 
     Raises:

@@ -141,7 +141,7 @@ def _describe(tensors: StudyTensors, settings: SegmentationConfig, folder: Path)
     limits = (0.0,) * len(names)
     if settings.drop_fragments:
         limits = fragment_limits((labels.cpu().numpy() for labels in tensors.labelled_labels), len(names))
-    describe_network(folder, tensors.grid.dimension, names, settings, limits)
+    describe_network(folder, tensors.grid.dimension, names, settings, fragment_limits=limits)
 
 
 @torch.no_grad()

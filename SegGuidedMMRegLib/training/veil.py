@@ -2,8 +2,9 @@
 
 A bone image has nothing where a radiograph has muscle and skin, so no change of its contrast can show a
 network what those look like. Their coarse layout is taken from unlabelled target images, blurred until no
-structure can be told, and cut at a few random levels, so that there are outlines too; it is added to the
-source image as projected tissue would be.
+structure can be told, and cut at a few random levels, so that there are outlines too. It is added to the
+source image as projected tissue would be (`veiled`), or fills what lies around the structures, which then may
+be darker than it, and have a rim as cortical bone has in MR (`embedded`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ _BLUR = (0.03, 0.08)
 _BAND = 0.04
 """Width of the surroundings of structures, as a share of the shortest side."""
 
+_RIM = (0.7, 1.2)
+"""Standard deviation, in voxels, of the blur whose steepest part is the rim of structures."""
+
+_RIM_SHARE = 0.6
+"""Of the embedded images, those with a rim."""
+
 _DARK = 0.1
 """Intensity below which a voxel shows nothing."""
 
@@ -35,7 +42,8 @@ def emptiness(images: Tensor, labels: Tensor) -> float:
         labels: class indices [N, *shape].
     """
     inside = (labels > 0)[:, None].float()
-    near = (gaussian_smooth(inside, _BAND * min(images.shape[2:])) > 0.05) & (inside == 0)
+    near = gaussian_smooth(inside, max(_BAND * min(images.shape[2:]), 1.5)) > 0.05
+    near &= gaussian_smooth(inside, 1.0) < 0.1  # coarse voxels at the edge of a structure show part of it
     if not bool(near.any()):
         return 0.0
     empty = float((images[near] < _DARK).float().mean())
@@ -58,6 +66,31 @@ def veiled(images: Tensor, target_images: Tensor, generator: torch.Generator) ->
     veil = envelopes(target_images[rows.to(target_images.device)], generator)
     strength, gain = _per_image(images, generator), 0.2 + 0.8 * _per_image(images, generator)
     return _stretched((1 - strength) * gain * images + strength * veil)
+
+
+def embedded(images: Tensor, labels: Tensor, target_images: Tensor, generator: torch.Generator) -> Tensor:
+    """The structures of each image in another range of grey, within tissue, many with a rim of its own grey.
+
+    Args:
+        images, target_images, generator: as for `veiled`.
+        labels: class indices [N, *shape].
+
+    Returns:
+        [N, 1, *shape] in [0, 1].
+    """
+    rows = torch.randint(len(target_images), (len(images),), generator=generator, device=generator.device)
+    tissue = envelopes(target_images[rows.to(target_images.device)], generator)
+    structures = (labels > 0)[:, None].to(images.dtype)
+    low, high = _per_image(images, generator), _per_image(images, generator)
+    brightness = 0.3 + 0.7 * _per_image(images, generator)
+    made = torch.lerp(brightness * tissue, low + (high - low) * images, gaussian_smooth(structures, 0.5))
+
+    width = _RIM[0] + (_RIM[1] - _RIM[0]) * float(_per_image(images[:1], generator))
+    soft = gaussian_smooth(structures, width)
+    has_rim = (_per_image(images, generator) < _RIM_SHARE).to(images.dtype)
+    strength = has_rim * _per_image(images, generator).sqrt()
+    grey = _per_image(images, generator) ** 2  # dark ones more often than bright ones
+    return _stretched(torch.lerp(made, grey.expand_as(made), strength * 4 * soft * (1 - soft)))
 
 
 def envelopes(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -107,7 +107,9 @@ def run(stage: str, tensors: StudyTensors, config: Config, folder: Path) -> None
     for name in ("segmentation", "adaptation"):
         network = build_segmentation_network(tensors.grid.dimension, 3, config.segmentation)
         save_weights(network, folder / name / "weights.safetensors")
-        describe_network(folder / name, tensors.grid.dimension, list("abc"), config.segmentation, [0.2] * 3)
+        describe_network(
+            folder / name, tensors.grid.dimension, list("abc"), config.segmentation, fragment_limits=[0.2] * 3
+        )
     source, target = folder / "segmentation", folder / "adaptation"
     if stage == "augmentation":
         augment(tensors, config, folder / stage, Reporter())

@@ -167,6 +167,13 @@ def test_given_segmentations_take_the_place_of_the_predicted_ones(finished, tmp_
     files = [finished.file("labels", c.modality, c.name) for c in (moving, fixed)]
     given = registrar.register_images(moving, fixed, moving_labels=files[0], fixed_labels=files[1])
     predicted = registrar.register_images(moving, fixed)
+    assert not [text for text in predicted.warnings if "uncertain" in text]
+    doubted = library.Registrar(finished.study)
+    doubted._uncertainty = 0.99
+    one_given = doubted.register_images(moving, fixed, fixed_labels=files[1])
+    assert not [text for text in one_given.warnings if "uncertain" in text]
+    left = doubted.register_images(moving, fixed)
+    assert [text for text in left.warnings if "pre-alignment" in text and "uncertain" in text]
     given.save(tmp_path, [".h5", ".nrrd"])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         *("forward.h5", "forward.nrrd"),

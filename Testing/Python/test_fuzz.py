@@ -236,7 +236,7 @@ def test_damaged_lines_of_metrics_and_events_are_left_out_or_refused(tmp_path: P
 def trained(tmp_path: Path) -> Path:
     config = SegmentationConfig(channels=(2, 4), strides=(2,), residual_units=0)
     save_weights(build_segmentation_network(2, 1, config), tmp_path / "weights.safetensors")
-    describe_network(tmp_path, 2, ["femur"], config, [0.2])
+    describe_network(tmp_path, 2, ["femur"], config, fragment_limits=[0.2])
     return tmp_path
 
 

@@ -129,6 +129,24 @@ def test_a_known_affine_map_is_found_in_study_millimetres(spacing: tuple[float, 
     assert min(found.diagnostics.dice_affine) > 0.93 > max(found.diagnostics.dice_before)
 
 
+def test_a_pair_whose_maps_are_too_uncertain_is_left_as_it_is() -> None:
+    moving = torch.stack([_two_legs()] * 3)
+    fixed = _two_legs(bend=0.05).roll(6, dims=1)[None].expand(3, -1, -1, -1)
+    followed = register_batch(moving, fixed, None, QUICK, spacing_mm=(1.0, 1.0))
+    misfit = 1 - np.mean(followed[0].diagnostics.dice_before)
+    doubts = [0.0, 0.6 * misfit, 0.8 * misfit]
+    found = register_batch(moving, fixed, None, QUICK, spacing_mm=(1.0, 1.0), uncertainty=doubts)
+    assert [pair.diagnostics.stayed for pair in found] == [False, False, True]
+    for pair in found[:2]:
+        np.testing.assert_allclose(pair.affine_lps, followed[0].affine_lps, atol=1e-5)
+        torch.testing.assert_close(pair.displacement, followed[0].displacement, rtol=0, atol=1e-3)
+        assert np.mean(pair.diagnostics.dice_after) > 1 - misfit / 2
+    assert np.array_equal(found[2].affine_lps, np.eye(4))
+    assert found[2].displacement.abs().max() == 0
+    assert found[2].diagnostics.dice_after == found[2].diagnostics.dice_before
+    assert found[2].diagnostics.failure is None
+
+
 def test_an_affine_map_that_gains_nothing_is_not_used() -> None:
     moving = _two_legs()
     result = register_maps(moving, moving, None, QUICK, spacing_mm=(1.0, 1.0))

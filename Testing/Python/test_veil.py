@@ -3,7 +3,7 @@
 import torch
 
 from SegGuidedMMRegLib.deformation import gaussian_smooth
-from SegGuidedMMRegLib.training.veil import emptiness, envelopes, veiled
+from SegGuidedMMRegLib.training.veil import embedded, emptiness, envelopes, veiled
 
 
 def generator(seed=0):
@@ -46,8 +46,29 @@ def test_a_veil_is_too_coarse_to_show_small_structures_of_the_target():
     assert fine(envelopes(target, generator(1))) < 0.2 * fine(target)
 
 
-def test_veils_work_on_volumes_and_are_seeded():
+def test_a_blurred_edge_is_no_tissue():
+    image, labels = bone(48)
+    assert emptiness(gaussian_smooth(image, 0.6), labels) == 1.0
+
+
+def test_bones_in_tissue_are_brighter_or_darker_than_it_and_some_have_a_dark_rim():
+    image, labels = bone()
+    target = torch.full((2, 1, 64, 64), 0.7) + 0.05 * torch.rand(2, 1, 64, 64, generator=generator())
+    made = torch.cat([embedded(image, labels, target, generator(seed)) for seed in range(100)])
+    assert made.min() >= 0
+    assert made.max() <= 1
+    inside = made[:, :, 16:48, 30:34].flatten(1).mean(1)
+    rim = made[:, :, 16:48, 25:27].flatten(1).mean(1)
+    beside = made[:, :, 16:48, 18:22].flatten(1).mean(1)
+    assert (inside > beside + 0.1).sum() > 5
+    assert (inside < beside - 0.1).sum() > 5
+    assert (rim < torch.minimum(inside, beside) - 0.05).sum() > 5
+
+
+def test_tissue_works_on_volumes_and_is_seeded():
     images, targets = torch.rand(2, 1, 16, 18, 20), torch.rand(3, 1, 16, 18, 20)
-    first, again = (veiled(images, targets, generator(3)) for _ in range(2))
-    assert first.shape == images.shape
-    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    labels = (images[:, 0] > 0.5).long()
+    for make in (veiled, lambda i, t, g: embedded(i, labels, t, g)):
+        first, again = (make(images, targets, generator(3)) for _ in range(2))
+        assert first.shape == images.shape
+        torch.testing.assert_close(first, again, rtol=0, atol=0)

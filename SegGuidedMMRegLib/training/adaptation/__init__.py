@@ -146,7 +146,8 @@ def _deliver(
         tensors.grid.dimension,
         list(tensors.structures),
         task.config.segmentation,
-        task.source_network.fragment_limits,
+        fragment_limits=task.source_network.fragment_limits,
+        uncertainty=1 - kept.quality.agreement,
     )
     collapsed = tuple(tensors.structures[index] for index in kept.quality.collapsed)
     remedy = " ".join(_explain(s, kept, tensors.structures) for s in snapshots[1:] if _needs_words(s, kept))

@@ -44,7 +44,7 @@ from SegGuidedMMRegLib.training.devices import by_first
 from SegGuidedMMRegLib.training.field_of_view import cut_to_views
 from SegGuidedMMRegLib.training.loop import Run, TrainableStage, fit, one_cycle, seed_of
 from SegGuidedMMRegLib.training.spatial import SpatialAugmentation
-from SegGuidedMMRegLib.training.veil import emptiness, veiled
+from SegGuidedMMRegLib.training.veil import embedded, emptiness, veiled
 
 _TEACHER_RATE = 0.3
 """Learning rate of the mean teacher phase, as a share of `adaptation.learning_rate`."""
@@ -82,7 +82,7 @@ class RandomisedSource:
         rows = self._samples.rows(count, generator)
         labels = self._samples.labels[rows]
         images = self._recoloured(self._samples.images[rows], labels, self._samples.views[rows], generator)
-        images, labels = self._spatial(self._some_veiled(images, generator), labels, generator)
+        images, labels = self._spatial(self._some_in_tissue(images, labels, generator), labels, generator)
         images, labels = cut_to_views(images, labels, self._target_views, generator)
         return degrade(images, self._mix, generator), labels
 
@@ -105,15 +105,18 @@ class RandomisedSource:
         )
         return recoloured * views
 
-    def _some_veiled(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A share of the images under a veil, with the histogram of a random target image."""
+    def _some_in_tissue(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """A share of the images under or in tissue, half of them each, with the histogram of a random target
+        image."""
         if not self._veil_share:
             return images
-        device, count = images.device, len(images)
-        chosen = torch.rand(count, generator=generator, device=generator.device) < self._veil_share
-        rows = self._target_rows(count, generator)
-        under = match_histogram(veiled(images, self._target_images, generator), self._quantiles[rows])
-        return torch.where(chosen.to(device).view(-1, *[1] * (images.ndim - 1)), under, images)
+        drawn = torch.rand(len(images), generator=generator, device=generator.device) / self._veil_share
+        drawn = drawn.to(images.device).view(-1, *[1] * (images.ndim - 1))
+        under = veiled(images, self._target_images, generator)
+        within = embedded(images, labels, self._target_images, generator)
+        rows = self._target_rows(len(images), generator)
+        tissue = match_histogram(torch.where(drawn < 0.5, under, within), self._quantiles[rows])
+        return torch.where(drawn < 1, tissue, images)
 
     def _target_rows(self, count: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self._quantiles), (count,), generator=generator, device=generator.device)
