@@ -130,6 +130,8 @@ def load_segmentation_network(
         limits = [float(limit) for limit in record["fragment_limits"]]
         if len(limits) != len(names):
             raise ValueError(f"{len(limits)} fragment_limits for {len(names)} structures")
+    except KeyError as error:
+        raise _of_another_version(path, error) from None
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
     _check_known(path, known, (dimension or known[0], names if structures is None else list(structures)))
@@ -148,8 +150,16 @@ def read_uncertainty(folder: Path) -> float:
     path = folder / DESCRIPTION_FILE
     try:
         return min(max(float(read_yaml(path)["uncertainty"]), 0.0), 1.0)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except KeyError as error:
+        raise _of_another_version(path, error) from None
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}). Train this stage again.") from None
+
+
+def _of_another_version(path: Path, missing: KeyError) -> ValueError:
+    return ValueError(
+        f"{path} lacks {missing}: it is of another version of this program. Train this stage again."
+    )
 
 
 def _check_known(path: Path, known: tuple[int, list[str]], asked: tuple[int, list[str]]) -> None:

@@ -15,7 +15,11 @@ from test_augmentation import ellipses, study
 from SegGuidedMMRegLib.config import Config, SegmentationConfig, config_from_dict, preset
 from SegGuidedMMRegLib.events import Reporter
 from SegGuidedMMRegLib.losses import dice_loss, segmentation_loss
-from SegGuidedMMRegLib.networks.segmentation import build_segmentation_network, load_segmentation_network
+from SegGuidedMMRegLib.networks.segmentation import (
+    build_segmentation_network,
+    load_segmentation_network,
+    read_uncertainty,
+)
 from SegGuidedMMRegLib.space import Grid
 from SegGuidedMMRegLib.training.augmentation.samples import AugmentedSamples
 from SegGuidedMMRegLib.training.data import StudyTensors, study_labels
@@ -108,6 +112,20 @@ def test_the_network_knows_the_pieces_of_the_labels_unless_they_do_not_matter(tm
         config = settings(steps=1, drop_fragments=asked)
         train_source(tensors, None, config, tmp_path / name, Reporter())
         assert load_segmentation_network(tmp_path / name).fragment_limits == limits
+
+
+def test_a_network_of_another_version_is_told(tmp_path: Path) -> None:
+    train_source(study((32, 32)), None, settings(steps=1), tmp_path, Reporter())
+    assert read_uncertainty(tmp_path) == 0
+    path = tmp_path / "network.yaml"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("uncertainty")))
+    load_segmentation_network(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks 'uncertainty'.*another version"):
+        read_uncertainty(tmp_path)
+    path.write_text("\n".join(lines[: lines.index("fragment_limits:")]))
+    with pytest.raises(ValueError, match=r"network.yaml lacks 'fragment_limits'.*another version"):
+        load_segmentation_network(tmp_path)
 
 
 def test_an_untrained_folder_is_named(tmp_path: Path) -> None:
