@@ -23,9 +23,10 @@ from SegGuidedMMRegLib.study import Study
 def main(demo: Path, out: Path) -> None:
     """Lay the pictures of the pair with the median Dice side by side, each under its caption."""
     study = Study.open(demo / "study")
-    reports = list(pair_reports(study.folder / "registrations"))
-    ranked = sorted(reports, key=lambda report: report["mean"]["after"]["dice"])
-    pictures = pair_strips(study, ranked[len(ranked) // 2])[0].pictures
+    home = study.folder / "registrations"
+    ranked = sorted(pair_reports(home), key=lambda report: report["mean"]["after"]["dice"])
+    median = ranked[len(ranked) // 2]
+    pictures = pair_strips(study, median, home / median["pair"], home)[0].pictures
     figure = Figure(figsize=(2.2 * len(pictures), 2.5), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     for n, picture in enumerate(pictures):
