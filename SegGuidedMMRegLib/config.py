@@ -173,7 +173,7 @@ class RegistrationConfig(_Section):
     )
     cautious: bool = Field(
         True,
-        description="leave a pair at its pre-alignment where its predicted segmentations are too uncertain",
+        description="go only part of the way from the pre-alignment where predictions are uncertain",
     )
     landmark_weight: float = Field(
         1.0, ge=0, description="weight of the mean squared distance of landmarks that are given with a pair"

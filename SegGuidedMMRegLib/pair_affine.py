@@ -27,6 +27,8 @@ _RATE = 0.02
 _SHEAR_WEIGHT = 0.2
 _LARGEST_STRETCH = 1.6
 _LEAST_GAIN = 0.005
+_BITS = 16
+"""With which shares of a map are told apart."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class CentredAffine:
             torch.where(chosen[:, None], self.shift, other.shift),
         )
 
+    def partly(self, share: Tensor) -> CentredAffine:
+        """Each map to the power of its share, [N] in [0, 1]: so much of the way from the identity."""
+        d = self.shift.shape[1]
+        root = torch.eye(d + 1, dtype=torch.float64).repeat(
+            len(share), 1, 1
+        )  # on the CPU: MPS has no float64
+        part = root.clone()
+        root[:, :d, :d], root[:, :d, d] = self.matrix.cpu().double(), self.shift.cpu().double()
+        left = share.cpu().double()
+        for _ in range(_BITS):
+            chosen = left >= 1
+            part = torch.where(chosen[:, None, None], part @ root, part)
+            root, left = _square_roots(root), 2 * (left - chosen.double())
+        return CentredAffine(part[:, :d, :d].to(self.matrix), part[:, :d, d].to(self.shift))
+
     def lps(self) -> list[NDArray[np.floating]]:
         """A 4x4 matrix a pair, study LPS mm of the fixed image to study LPS mm of the moving image.
 
@@ -67,6 +84,14 @@ class CentredAffine:
             m[:d, 3] = shift.flip(0).numpy()
             matrices.append(m)
         return matrices
+
+
+def _square_roots(matrices: Tensor) -> Tensor:
+    """Square roots of matrices [N, n, n] without negative eigenvalues (Denman and Beavers, 1976)."""
+    root, inverse = matrices, torch.eye(matrices.shape[1]).to(matrices).expand_as(matrices)
+    for _ in range(10):
+        root, inverse = (root + torch.linalg.inv(inverse)) / 2, (inverse + torch.linalg.inv(root)) / 2
+    return root
 
 
 def warp_affinely(maps: Tensor, affine: CentredAffine, spacing_mm: tuple[float, ...]) -> Tensor:

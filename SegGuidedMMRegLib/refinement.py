@@ -65,7 +65,8 @@ class PairDiagnostics:
         inverse_error_mean_voxels: of forward∘inverse and inverse∘forward, over the study grid.
         inverse_error_max_voxels: the largest.
         repairs: how often the velocity was smoothed until neither map came near a fold.
-        stayed: whether the maps were too uncertain to be followed, so that the pair was left as it was.
+        followed: share of the way that the pair went to where the maps fit, less than 1 where they are
+            uncertain.
         failure: why the pair failed, or None.
     """
 
@@ -78,7 +79,7 @@ class PairDiagnostics:
     inverse_error_mean_voxels: float
     inverse_error_max_voxels: float
     repairs: int
-    stayed: bool
+    followed: float
     failure: str | None
 
 
@@ -151,9 +152,8 @@ def register_batch(
         moving_inside: [N, *shape], true where the moving image has data; None is everywhere.
         fixed_inside: the same for the fixed image.
         points: landmarks of the N pairs that affine map and refinement shall bring together, if any.
-        uncertainty: of the maps of each pair, 1 - Dice between what they are and what they might as well be
-            (N numbers); a pair is left as it is where that explains more than half of its squared misfit,
-            because following it would then lead away from the truth on average. None: all are followed.
+        uncertainty: of the maps of each pair, 1 - Dice between them and the truth (N numbers); None is 0. A
+            pair goes only part of the way, as little as noise of this size leaves of its misfit.
         reporter: hears about the steps of the refinement.
 
     Raises:
@@ -187,12 +187,12 @@ def register_batch(
         with torch.enable_grad():
             velocity = _optimise(velocity, pair, config, spacing, reporter or Reporter())
 
-    stayed = _too_uncertain(before, uncertainty)
-    if any(stayed):
-        chosen = torch.tensor(stayed, device=fixed.device)
-        affine = CentredAffine.identity(len(fixed), len(spacing), fixed.device).where(chosen, affine)
-        pair = whole.moved(affine, spacing) if config.affine else whole
-        velocity = torch.where(chosen.view(-1, *[1] * (velocity.dim() - 1)), 0.0, velocity)
+    followed = _shares(before, uncertainty)
+    if bool((followed < 1).any()):
+        if config.affine:
+            affine = affine.partly(followed)
+            pair = whole.moved(affine, spacing)
+        velocity = velocity * followed.to(velocity).view(-1, *[1] * (velocity.dim() - 1))
     solution, repairs = fold_free_pair(velocity, shape)
     after = _hard_dice(pair, solution.forward)
     matrices = affine.lps()
@@ -208,7 +208,7 @@ def register_batch(
             inverse_error_mean_voxels=float(solution.error_mean[n]),
             inverse_error_max_voxels=float(solution.error_max[n]),
             repairs=int(repairs[n]),
-            stayed=stayed[n],
+            followed=float(followed[n]),
             failure=None,
         )
         diagnostics = _judged(diagnostics, guided=pair.points is not None)
@@ -226,12 +226,20 @@ def coarser_shape(shape: tuple[int, ...], spacing_mm: tuple[float, ...], factor:
     return tuple(min(n, max(m, _FEWEST_NODES)) for n, m in zip(shape, wanted, strict=True))
 
 
-def _too_uncertain(dice: Tensor, uncertainty: Sequence[float] | None) -> list[bool]:
-    """Of which pairs the Dice [N, structures] is so high that half of what is missing may be no misfit."""
-    misfit = (1 - dice.nanmean(1)).tolist()
-    if uncertainty is None:
-        return [False] * len(misfit)
-    return [u**2 > m**2 / 2 for u, m in zip(uncertainty, misfit, strict=True)]
+def _shares(dice: Tensor, uncertainty: Sequence[float] | None) -> Tensor:
+    """How much of the way each pair goes, [N] in [0, 1], float64 on the CPU.
+
+    The squared misfit of two maps is that of the truth plus that of their errors; so much of it as is no
+    error is worth following (James and Stein's estimate).
+
+    Args:
+        dice: of the maps as given, [N, structures].
+        uncertainty: as for `register_batch`.
+    """
+    misfit = (1 - dice.nanmean(1)).cpu().double()
+    noise = torch.zeros_like(misfit) if uncertainty is None else misfit.new_tensor(uncertainty)
+    shares = (1 - (noise / misfit.clamp(min=1e-6)) ** 2).clamp(min=0)
+    return torch.where(noise > 0, shares, 1.0).nan_to_num(1.0)
 
 
 def _velocity_factor(shape: tuple[int, ...]) -> int:

@@ -129,22 +129,28 @@ def test_a_known_affine_map_is_found_in_study_millimetres(spacing: tuple[float, 
     assert min(found.diagnostics.dice_affine) > 0.93 > max(found.diagnostics.dice_before)
 
 
-def test_a_pair_whose_maps_are_too_uncertain_is_left_as_it_is() -> None:
-    moving = torch.stack([_two_legs()] * 3)
-    fixed = _two_legs(bend=0.05).roll(6, dims=1)[None].expand(3, -1, -1, -1)
-    followed = register_batch(moving, fixed, None, QUICK, spacing_mm=(1.0, 1.0))
-    misfit = 1 - np.mean(followed[0].diagnostics.dice_before)
-    doubts = [0.0, 0.6 * misfit, 0.8 * misfit]
+def test_pairs_with_uncertain_maps_go_part_of_the_way_and_are_as_sound() -> None:
+    moving = torch.stack([_two_legs()] * 4)
+    fixed = _two_legs(bend=0.05).roll(6, dims=1)[None].expand(4, -1, -1, -1)
+    whole = register_batch(moving, fixed, None, QUICK, spacing_mm=(1.0, 1.0))[0]
+    misfit = 1 - np.mean(whole.diagnostics.dice_before)
+    doubts = [0.0, misfit * 0.5**0.5, misfit, 2 * misfit]
     found = register_batch(moving, fixed, None, QUICK, spacing_mm=(1.0, 1.0), uncertainty=doubts)
-    assert [pair.diagnostics.stayed for pair in found] == [False, False, True]
-    for pair in found[:2]:
-        np.testing.assert_allclose(pair.affine_lps, followed[0].affine_lps, atol=1e-5)
-        torch.testing.assert_close(pair.displacement, followed[0].displacement, rtol=0, atol=1e-3)
-        assert np.mean(pair.diagnostics.dice_after) > 1 - misfit / 2
-    assert np.array_equal(found[2].affine_lps, np.eye(4))
-    assert found[2].displacement.abs().max() == 0
-    assert found[2].diagnostics.dice_after == found[2].diagnostics.dice_before
-    assert found[2].diagnostics.failure is None
+    assert [pair.diagnostics.followed for pair in found] == pytest.approx([1, 0.5, 0, 0], abs=1e-5)
+    np.testing.assert_allclose(found[0].affine_lps, whole.affine_lps, atol=1e-5)
+    torch.testing.assert_close(found[0].displacement, whole.displacement, rtol=0, atol=1e-3)
+    half = found[1]
+    np.testing.assert_allclose(half.affine_lps @ half.affine_lps, whole.affine_lps, atol=1e-3)
+    twice = compose(half.displacement[None], half.displacement[None])[0]
+    torch.testing.assert_close(twice, whole.displacement, rtol=0, atol=0.15)
+    before, after = (np.mean(d) for d in (half.diagnostics.dice_before, half.diagnostics.dice_after))
+    assert before < after < np.mean(whole.diagnostics.dice_after)
+    assert half.diagnostics.smallest_jacobian > 0
+    for pair in found[2:]:
+        np.testing.assert_allclose(pair.affine_lps, np.eye(4), atol=1e-6)
+        assert pair.displacement.abs().max() == 0
+        assert pair.diagnostics.dice_after == pytest.approx(pair.diagnostics.dice_before, abs=1e-6)
+    assert all(pair.diagnostics.failure is None for pair in found)
 
 
 def test_an_affine_map_that_gains_nothing_is_not_used() -> None:
