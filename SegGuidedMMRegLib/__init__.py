@@ -6,8 +6,9 @@ package imports nothing heavy: each name brings its module when it is first used
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from SegGuidedMMRegLib.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -82,14 +83,4 @@ _HOMES = {
     "study": ("Study",),
     "transform_files": ("read_transform", "write_transform"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOMES)

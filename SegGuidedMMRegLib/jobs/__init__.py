@@ -6,8 +6,9 @@ it is first used: which pairs there are is told without torch, in no time.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from SegGuidedMMRegLib.lazy import lazily
 
 if TYPE_CHECKING:
     from SegGuidedMMRegLib.jobs.cohort import Run, Tally, register_study
@@ -76,14 +77,4 @@ _HOMES = {
     "results": ("Given", "Output"),
     "segmenting": ("SOURCE_ONLY_FOLDER", "Segmented", "segment_files", "segment_study", "unadapted_path"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOMES)

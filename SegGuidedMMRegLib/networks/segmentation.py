@@ -26,15 +26,9 @@ class SegmentationNetwork(nn.Module):
     Source: Kerfoot et al., Left-ventricle quantification using residual U-Net, STACOM 2018.
     """
 
-    def __init__(
-        self,
-        dimension: int,
-        structures: int,
-        config: SegmentationConfig,
-        fragment_limits: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, dimension: int, structures: int, config: SegmentationConfig) -> None:
         super().__init__()
-        self.fragment_limits = tuple(fragment_limits or (0.0,) * structures)
+        self.fragment_limits: tuple[float, ...] = (0.0,) * structures
         self.multiple = math.prod(config.strides)
         self.unet = UNet(
             spatial_dims=dimension,
@@ -63,10 +57,7 @@ class SegmentationNetwork(nn.Module):
 
 
 def build_segmentation_network(
-    dimension: int,
-    structures: int,
-    config: SegmentationConfig,
-    fragment_limits: Sequence[float] | None = None,
+    dimension: int, structures: int, config: SegmentationConfig
 ) -> SegmentationNetwork:
     """An untrained network for `structures` structures and background.
 
@@ -82,7 +73,7 @@ def build_segmentation_network(
             f"segmentation.strides needs one entry less than segmentation.channels (at least two), got "
             f"{len(config.strides)} and {len(config.channels)}."
         )
-    return SegmentationNetwork(dimension, structures, config, fragment_limits)
+    return SegmentationNetwork(dimension, structures, config)
 
 
 def describe_network(
@@ -135,10 +126,11 @@ def load_segmentation_network(
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{path}: no trained network here ({error}). Train this stage first.") from None
     _check_known(path, known, (dimension or known[0], names if structures is None else list(structures)))
-    return load_network(
-        lambda: build_segmentation_network(known[0], len(names), config, limits),
-        folder / "weights.safetensors",
+    network = load_network(
+        lambda: build_segmentation_network(known[0], len(names), config), folder / "weights.safetensors"
     )
+    network.fragment_limits = tuple(limits)
+    return network
 
 
 def read_uncertainty(folder: Path) -> float:

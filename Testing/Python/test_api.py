@@ -84,8 +84,9 @@ def test_the_examples_of_the_docs_have_the_types_that_they_seem_to_have(tmp_path
 
 def test_all_names_are_there_and_have_one_home() -> None:
     assert sorted(library.__all__) == list(library.__all__)
-    assert {*library._HOME_OF, "metrics"} == set(library.__all__)
-    for name, home in library._HOME_OF.items():
+    home_of = {name: home for home, names in library._HOMES.items() for name in names}
+    assert {*home_of, "metrics"} == set(library.__all__)
+    for name, home in home_of.items():
         module = importlib.import_module(f"SegGuidedMMRegLib.{home}")
         assert getattr(library, name) is getattr(module, name)
         assert getattr(library, name).__doc__, f"{name} does not say what it is"
